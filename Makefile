@@ -1,0 +1,54 @@
+# Every target works on a fresh Debian or Ubuntu with Python 3.11+, make and git; as root, missing system
+# packages are installed too. Nothing is installed outside .venv otherwise.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench golden docs docs-serve lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+.venv/run.stamp: requirements/run.txt pyproject.toml tools/prepare
+	PYTHON=$(PYTHON) tools/prepare run
+
+.venv/dev.stamp: requirements/dev.txt .venv/run.stamp
+	tools/prepare dev
+
+.venv/docs.stamp: requirements/docs.txt .venv/run.stamp
+	tools/prepare docs
+
+demo: .venv/run.stamp ## an emulated Windows node, from empty to healed (no root, no cluster, no Windows)
+	$(BIN)/hansa demo $(ARGS)
+
+test: .venv/dev.stamp ## all tests; ARGS go to pytest
+	$(BIN)/pytest -n auto $(ARGS)
+
+check: .venv/dev.stamp ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev.stamp ## rewrite the sources in house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev.stamp ## benchmarks: one JSON line per result; ARGS go to benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+golden: .venv/dev.stamp ## rewrite golden files and show what changed
+	$(BIN)/pytest -q -n 0 --golden tests/unit tests/flows $(ARGS)
+	git diff --stat tests/golden
+
+docs: .venv/docs.stamp ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/docs.stamp ## show the documentation at http://127.0.0.1:8000
+	$(BIN)/mkdocs serve -a 127.0.0.1:8000
+
+lock: ## resolve the dependencies anew (needs uv)
+	uv pip compile -q --universal --upgrade --generate-hashes pyproject.toml -o requirements/run.txt
+	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/run.txt requirements/dev.in -o requirements/dev.txt
+	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/run.txt requirements/docs.in -o requirements/docs.txt
+
+clean: ## remove what the targets made
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis

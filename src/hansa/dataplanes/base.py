@@ -1,0 +1,113 @@
+"""The seam between rules and hosts: Dataplane, and the values that a sync reports.
+
+A dataplane gets immutable `RuleChanges`, keeps its own desired objects, compares them with what the host holds and
+applies the difference. It runs in one worker thread; the engine never touches its state.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hansa.rules.model import FrontendKey, RuleChanges
+from hansa.services.model import ServicePortName
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A rule that this host cannot do, fully or partly. Never silence: it is listed, counted and becomes an event.
+
+    feature: short stable name (`source-ranges`, `session-affinity-timeout`, ...). needed/found: versions or words.
+    """
+
+    feature: str
+    frontend: FrontendKey | None
+    owner: ServicePortName | None
+    text: str
+    needed: str = ""
+    found: str = ""
+
+
+class Verb(enum.Enum):
+    CREATE = "create"
+    MODIFY = "modify"
+    REPLACE = "replace"
+    DELETE = "delete"
+
+
+class Outcome(enum.Enum):
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # it named an object whose own step failed, or the pass ended before it
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One printable entry of a plan: verb, object kind (`load balancer`), key and why. Disruptive: a gap in traffic."""
+
+    verb: Verb
+    kind: str
+    key: str
+    why: str
+    disruptive: bool = False
+    owners: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one change. error: the host's own words and code, "" if done. attempts counts host verbs."""
+
+    change: Change
+    outcome: Outcome
+    error: str = ""
+    error_class: str = ""
+
+
+class HostState(enum.Enum):
+    HEALTHY = "healthy"
+    UNAVAILABLE = "unavailable"  # nothing may be concluded about any object
+    WAITING = "waiting"  # a precondition (HNS network, source VIP...) is missing
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What one sync did. pending: keys not as desired. retry_at: monotonic time of the earliest retry, None = none.
+
+    again: the pass ended early (call budget); the next one should follow at once. host_calls counts calls to the host.
+    drift: changes that no rule change asked for, i.e. someone else had altered the host. conditions: human sentences.
+    """
+
+    state: HostState
+    results: tuple[Result, ...] = ()
+    shortfalls: tuple[Shortfall, ...] = ()
+    pending: tuple[str, ...] = ()
+    drift: tuple[Change, ...] = ()
+    conditions: tuple[str, ...] = ()
+    retry_at: float | None = None
+    again: bool = False
+    host_calls: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.state is HostState.HEALTHY and not self.pending and not self.again
+
+
+class Dataplane(Protocol):
+    """What the engine asks of a dataplane. All methods are called from one thread, one at a time."""
+
+    name: str
+
+    def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
+        """Take the changes in and bring the host to the desired state as far as possible.
+
+        audit: compare with the host even where no rule changed. Never raises for a host error; a failed sync has taken
+        the changes in all the same, and the next one (even with empty changes) goes on with what is still pending.
+        """
+
+    def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:
+        """What a sync would do now; reads the host, writes nothing."""
+
+    def close(self) -> None:
+        """Release handles. Rules stay on the host."""

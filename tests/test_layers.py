@@ -1,0 +1,123 @@
+"""Who may import whom, and which modules may touch the outside world.
+
+The lists are the house plan: a stage imports only stages to its right, dataplanes do not know each other, and a module
+that is not listed as an edge imports nothing that reads a clock, a socket, a file, a process or the environment.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "hansa"
+
+# From the outside in; a module may import from its own layer and from those below it.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"cli", "demo", "__main__"}),
+    frozenset({"engine", "pipeline", "health", "explain", "testing", "lab"}),
+    frozenset({"sources", "dataplanes"}),
+    frozenset({"hns", "netlink"}),
+    frozenset({"rules"}),
+    frozenset({"services"}),
+    frozenset({"api"}),
+    frozenset({"net", "errors", "config", "schedule", "metrics"}),
+)
+
+# Modules that do I/O (the `!` of the house plan). Everything else is pure and importable on any system.
+EDGES = frozenset(
+    {
+        "__main__",
+        "cli",
+        "cli.main",
+        "cli.run",
+        "cli.inspect",
+        "demo",
+        "engine",
+        "testing",
+        "sources.files",
+        "sources.host",
+        "sources.kubernetes.client",
+        "dataplanes.nftables.apply",
+        "dataplanes.windows.apply",
+        "dataplanes.windows.journal",
+        "hns.native",
+        "hns.remote",
+        "hns.emulator.server",
+        "netlink.socket",
+    }
+)
+
+IMPURE = frozenset({"asyncio", "ctypes", "os", "socket", "subprocess", "threading", "time", "signal", "select"})
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            found[name] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports, TYPE_CHECKING blocks and functions included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module or "")
+            if node.module == "hansa":
+                found.update(f"hansa.{alias.name}" for alias in node.names)
+    return found
+
+
+def layer_of(package: str) -> int:
+    for depth, names in enumerate(LAYERS):
+        if package in names:
+            return depth
+    raise AssertionError(f"hansa.{package} is in no layer: add it to LAYERS, or move it")
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_from_layers_below(module: str) -> None:
+    own = layer_of(module.split(".")[0])
+    for imported in sorted(imports(MODULES[module])):
+        parts = imported.split(".")
+        if parts[0] != "hansa" or len(parts) == 1 or parts[1].startswith("__version"):
+            continue
+        assert layer_of(parts[1]) >= own, f"hansa.{module} imports {imported}, which lies above it"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("dataplanes.")])
+def test_dataplanes_do_not_know_each_other(module: str) -> None:
+    shared = {"base", "diff", "plan", "conntrack"}
+    own = module.split(".")[1]
+    for imported in imports(MODULES[module]):
+        if imported.startswith("hansa.dataplanes."):
+            assert imported.split(".")[2] in shared | {own}, f"hansa.{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in EDGES])
+def test_pure_modules_touch_nothing_outside(module: str) -> None:
+    touched = {name.split(".")[0] for name in imports(MODULES[module])} & IMPURE
+    assert not touched, f"hansa.{module} is pure by the house plan but imports {sorted(touched)}"
+
+
+def test_every_edge_is_on_the_list_for_a_reason() -> None:
+    """An edge that has become pure leaves the list."""
+    existing = EDGES & MODULES.keys()
+    pure = [
+        name
+        for name in existing
+        if not {imported.split(".")[0] for imported in imports(MODULES[name])} & (IMPURE | {"pathlib", "aiohttp", "sys"})
+    ]
+    allowed = {"testing", "demo", "dataplanes.windows.apply", "dataplanes.nftables.apply"}
+    assert set(pure) <= allowed, f"no I/O left in {pure}"

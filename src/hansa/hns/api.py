@@ -30,6 +30,21 @@ class HnsKind(enum.Enum):
         return {"LoadBalancer": "load balancer"}.get(self.value, self.value.lower())
 
 
+class HnsVerb(enum.Enum):
+    """What a call does; the value is the pattern of the DLL's function names."""
+
+    ENUMERATE = "HcnEnumerate{}s"
+    OPEN = "HcnOpen{}"
+    QUERY = "HcnQuery{}Properties"
+    CREATE = "HcnCreate{}"
+    MODIFY = "HcnModify{}"
+    DELETE = "HcnDelete{}"
+    CLOSE = "HcnClose{}"
+
+    def function(self, kind: HnsKind) -> str:
+        return self.value.format(kind.value)
+
+
 class HnsVersion(NamedTuple):
     major: int
     minor: int

@@ -1,13 +1,14 @@
 """HnsApi: the calls of computenetwork.dll that hansa makes, and HnsError.
 
-The protocol is the DLL's own shape (enumerate, open, query, create, modify, delete, close; JSON texts; handles), so that
-native binding, emulator and remote client are alike to the last call. `hansa.hns.client.HnsClient` builds verbs on it
-that close every handle on every path. Evidence: hcn.md sections 1.2-1.6.
+The protocol is the DLL's own shape (enumerate, open, query, create, modify, delete, close; JSON texts; handles), so
+that native binding, emulator and remote client are alike to the last call. `hansa.hns.client.HnsClient` builds verbs on
+it that close every handle on every path. Evidence: hcn.md sections 1.2-1.6.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from typing import NamedTuple, NewType, Protocol
 
 from hansa.errors import DataplaneError
@@ -17,6 +18,17 @@ HResult = NewType("HResult", int)  # unsigned 32 bit, as in the error record
 Handle = NewType("Handle", int)
 
 ZERO_GUID = Guid("00000000-0000-0000-0000-000000000000")
+_GUID_TEXT = re.compile(r"[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}")
+
+
+def parse_guid(text: str) -> Guid:
+    """Any spelling of a GUID (either case, with or without braces) in our normal form. Raises ValueError."""
+    normal = text.upper()
+    if normal[:1] == "{" and normal[-1:] == "}":
+        normal = normal[1:-1]
+    if not _GUID_TEXT.fullmatch(normal):
+        raise ValueError(f"{text[:60]!r} is not a GUID")
+    return Guid(normal)
 
 
 class HnsKind(enum.Enum):

@@ -425,29 +425,44 @@ E = TypeVar("E", bound=enum.IntFlag)
 U8, U16, U32 = 0xFF, 0xFFFF, 0xFFFF_FFFF
 
 
+# HCN's own spelling of field names. An object that has only these needs no folding of case; a name that is missing here
+# costs time, never correctness.
+_EXACT_SPELLINGS = """
+    ID Owner Name Type Version AdditionalParams Health SchemaVersion Telemetry State Policies Settings MacPool Ranges
+    StartMacAddress EndMacAddress Dns Domain Search ServerList Options Ipams Subnets Flags HostComputeNetwork
+    HostComputeNamespace HostComputeEndpoints IpAddressPrefix IpConfigurations IpAddress PrefixLength IpSubnetId Routes
+    NextHop DestinationPrefix Metric MacAddress SourceVIP FrontendVIPs PortMappings Protocol InternalPort ExternalPort
+    DistributionType ProviderAddress IsolationId DistributedRouterMacAddress Address NetworkAdapterName SourceMacAddress
+    Port Exceptions Destinations VirtualIP MaxPortPoolUsage NeedEncap Id Protocols Action Direction LocalAddresses
+    RemoteAddresses LocalPorts RemotePorts RuleType Priority VIP Overhead
+"""
+_EXACT_NAMES = frozenset(_EXACT_SPELLINGS.split())
+
+
 class _Reader:
     """Fields of one JSON object by name, whatever their case; an exact name wins over its variants."""
 
-    __slots__ = ("_exact", "_folded", "_path")
+    __slots__ = ("_exact", "_folded", "_name", "_parent")
 
-    def __init__(self, raw: object, path: str = "") -> None:
+    def __init__(self, raw: object, parent: _Reader | None = None, name: str = "", index: int | None = None) -> None:
+        self._parent = parent
+        self._name = name if index is None else f"{name}[{index}]"
         if not isinstance(raw, dict):
-            raise _Unreadable(path, f"expected an object, found {_json_type(raw)}")
+            raise _Unreadable(self.path(""), f"expected an object, found {_json_type(raw)}")
         self._exact: dict[str, object] = raw
-        self._folded: dict[str, object] | None = None
-        self._path = path
+        self._folded = None if raw.keys() <= _EXACT_NAMES else {key.lower(): value for key, value in raw.items()}
 
     def get(self, name: str) -> object:
         """None if absent or null."""
         value = self._exact.get(name)
-        if value is None:
-            if self._folded is None:
-                self._folded = {key.lower(): value for key, value in self._exact.items()}
-            value = self._folded.get(name.lower())
+        if value is None and self._folded is not None:
+            return self._folded.get(name.lower())
         return value
 
     def path(self, name: str) -> str:
-        return f"{self._path}.{name}" if self._path else name
+        """Made only for messages, since most answers are in order."""
+        own = self._parent.path(self._name) if self._parent else self._name
+        return ".".join(filter(None, (own, name)))
 
     def fail(self, name: str, text: str) -> NoReturn:
         raise _Unreadable(self.path(name), text)
@@ -505,15 +520,19 @@ class _Reader:
 
     def address(self, name: str) -> Address | None:
         text = self.text(name)
-        return _address(text, self.path(name)) if text else None
+        return self._address(name, text) if text else None
 
     def needed_address(self, name: str) -> Address:
-        return _address(self.text(name), self.path(name))
+        return self._address(name, self.text(name))
 
     def addresses(self, name: str) -> tuple[Address, ...]:
-        return tuple(
-            _address(text, self.path(f"{name}[{index}]")) for index, text in enumerate(self.texts(name)) if text
-        )
+        return tuple(self._address(f"{name}[{index}]", text) for index, text in enumerate(self.texts(name)) if text)
+
+    def _address(self, name: str, text: str) -> Address:
+        try:
+            return parse_address(text)
+        except ValueError:
+            self.fail(name, f"{_clip(text)!r} is not an IP address")
 
     def prefix(self, name: str) -> Prefix:
         text = self.text(name)
@@ -524,10 +543,16 @@ class _Reader:
 
     def guid(self, name: str) -> Guid | None:
         text = self.text(name)
-        return _guid(text, self.path(name)) if text else None
+        return self._guid(name, text) if text else None
 
     def guids(self, name: str) -> tuple[Guid, ...]:
-        return tuple(_guid(text, self.path(f"{name}[{index}]")) for index, text in enumerate(self.texts(name)))
+        return tuple(self._guid(f"{name}[{index}]", text) for index, text in enumerate(self.texts(name)))
+
+    def _guid(self, name: str, text: str) -> Guid:
+        try:
+            return parse_guid(text)
+        except ValueError:
+            self.fail(name, f"{_clip(text)!r} is not a GUID")
 
     def items(self, name: str) -> list[object]:
         value = self.get(name)
@@ -540,12 +565,11 @@ class _Reader:
     def child(self, name: str) -> _Reader:
         """The object of that field; empty if absent."""
         value = self.get(name)
-        return _Reader({} if value is None else value, self.path(name))
+        return _Reader({} if value is None else value, self, name)
 
     def children(self, name: str) -> list[_Reader]:
         """Null items are left out."""
-        path = self.path(name)
-        return [_Reader(item, f"{path}[{index}]") for index, item in enumerate(self.items(name)) if item is not None]
+        return [_Reader(item, self, name, index) for index, item in enumerate(self.items(name)) if item is not None]
 
 
 def _json_type(value: object) -> str:
@@ -571,20 +595,6 @@ def _clip(value: object) -> str:
     except ValueError:  # more digits than Python prints
         text = "a very large number"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _address(text: str, path: str) -> Address:
-    try:
-        return parse_address(text)
-    except ValueError:
-        raise _Unreadable(path, f"{_clip(text)!r} is not an IP address") from None
-
-
-def _guid(text: str, path: str) -> Guid:
-    try:
-        return parse_guid(text)
-    except ValueError:
-        raise _Unreadable(path, f"{_clip(text)!r} is not a GUID") from None
 
 
 def _mac(text: str) -> str:
@@ -782,7 +792,7 @@ def _policy(reader: _Reader) -> Policy:
     fault = ""
     if read is not None:
         try:
-            return read(_Reader({} if settings is None else settings, reader.path("Settings")))
+            return read(reader.child("Settings"))
         except _Unreadable as error:
             fault = f"{error.field}: {error.text}"
     return RawPolicy(kind, msgspec.json.encode({} if settings is None else settings), fault)

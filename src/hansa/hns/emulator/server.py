@@ -1,0 +1,257 @@
+"""serve(): an HnsApi for other programs, over the lines of `hansa.hns.emulator.wire`.
+
+One thread per connection, one call at a time. A connection stands for a process that has loaded computenetwork.dll:
+when it ends, the handles that it left open are closed, as HNS does when a client dies (its handles are RPC context
+handles, hcn.md 1.1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import Self, assert_never
+
+from hansa.errors import ConfigError, Fault
+from hansa.hns.api import Guid, Handle, HnsApi, HnsError, HnsKind, HnsVerb
+from hansa.hns.emulator.wire import (
+    MAX_LINE_BYTES,
+    Answer,
+    MalformedLine,
+    Request,
+    ServerAddress,
+    TcpAddress,
+    UnixAddress,
+    decode_request,
+    encode_answer,
+    parse_server_address,
+)
+from hansa.hns.record import E_INVALIDARG, E_NOTIMPL, S_OK, write_error_record, write_version_response
+
+_FUNCTIONS = {verb.function(kind): (verb, kind) for verb in HnsVerb for kind in HnsKind}
+
+
+def serve(api: HnsApi, address: str, *, lock: threading.Lock | None = None) -> Server:
+    """Serve `api` at `address` (`127.0.0.1:PORT`, port 0 = any free one, or `unix:PATH`) until the result is closed.
+
+    lock: held during each call, for callers who use `api` themselves at the same time; None makes one.
+    Raises ConfigError for an address that cannot be used, OSError if the system refuses it.
+    """
+    return Server(api, _listen(parse_server_address(address)), lock or threading.Lock())
+
+
+class Server:
+    """A running server; closing it (or leaving its `with` block) ends all connections. The `HnsApi` stays as it is."""
+
+    def __init__(self, api: HnsApi, listener: socket.socket, lock: threading.Lock) -> None:
+        self._api = api
+        self._listener = listener
+        self._lock = lock
+        self._closing = threading.Event()
+        self._connections: dict[threading.Thread, socket.socket] = {}
+        self._connections_lock = threading.Lock()
+        self.address = _address_of(listener)
+        self._acceptor = threading.Thread(target=self._accept, name=f"hns-server {self.address}", daemon=True)
+        self._acceptor.start()
+
+    def wait(self) -> None:
+        """Block until another thread closes the server."""
+        self._acceptor.join()
+
+    def close(self) -> None:
+        """End all connections and wait for their threads; safe to call twice."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        # Closing a socket does not end a blocked accept() on every system; a connection always does.
+        with contextlib.suppress(OSError), connect(parse_server_address(self.address)):
+            pass
+        self._acceptor.join()
+        self._listener.close()
+        if isinstance(address := parse_server_address(self.address), UnixAddress):
+            Path(address.path).unlink(missing_ok=True)
+        with self._connections_lock:
+            open_now = dict(self._connections)
+        for thread, connection in open_now.items():
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            if self._closing.is_set():
+                connection.close()
+                return
+            thread = threading.Thread(target=self._talk, args=(connection,), name="hns-connection", daemon=True)
+            with self._connections_lock:
+                self._connections[thread] = connection
+            thread.start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        """Answer the lines of one connection until it ends, then close what it left open."""
+        open_handles: dict[Handle, HnsKind] = {}
+        set_no_delay(connection)
+        try:
+            with connection, connection.makefile("rb") as lines, contextlib.suppress(ConnectionError):
+                # A line without its end is one whose writer has vanished, or one that is too long to be a call.
+                while (line := lines.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+                    connection.sendall(encode_answer(self._answer(line, open_handles)))
+        finally:
+            with self._lock:
+                for handle, kind in open_handles.items():
+                    self._api.close(kind, handle)
+            with self._connections_lock:
+                del self._connections[threading.current_thread()]
+
+    def _answer(self, line: bytes, open_handles: dict[Handle, HnsKind]) -> Answer:
+        try:
+            request = decode_request(line)
+        except MalformedLine as error:
+            return refusal(HnsError("", E_INVALIDARG, str(error)))
+        with self._lock:
+            answer = perform(self._api, request)
+        if answer.handle is not None:
+            open_handles[answer.handle] = _FUNCTIONS[request.function][1]
+        elif _FUNCTIONS.get(request.function, (None,))[0] is HnsVerb.CLOSE:
+            match request.arguments:
+                case (int(handle),):
+                    open_handles.pop(Handle(handle), None)
+        return answer
+
+
+def perform(api: HnsApi, request: Request) -> Answer:
+    """Do one DLL call on `api`. What the DLL has and HnsApi has not is refused with E_NOTIMPL, never ignored."""
+    try:
+        if request.function == "HNSCall":
+            return _hns_call(api, request)
+        if (found := _FUNCTIONS.get(request.function)) is None:
+            raise HnsError(request.function, E_NOTIMPL, "This service keeps networks, endpoints and load balancers. ")
+        return _hcn_call(api, *found, request)
+    except HnsError as error:
+        return refusal(error)
+
+
+def refusal(error: HnsError) -> Answer:
+    """The answer that says `error`; without words there is no record either, as when HNS is down (hcn.md 1.5)."""
+    record = write_error_record(error.hresult, error.text) if error.text else None
+    return Answer(error.hresult, record=record)
+
+
+def _hns_call(api: HnsApi, request: Request) -> Answer:
+    match request.arguments:
+        case ("GET", "/globals/version", str()):
+            return Answer(S_OK, out=write_version_response(api.version()))
+        case (str(method), str(path), str()):
+            # HNSCall itself succeeds; the refusal is in the response (hcn.md 1.8).
+            text = f"This service does not know {method} {path}. "
+            return Answer(S_OK, out=write_error_record(E_NOTIMPL, text))
+        case _:
+            raise _wrong_arguments(request)
+
+
+def _hcn_call(api: HnsApi, verb: HnsVerb, kind: HnsKind, request: Request) -> Answer:
+    match verb, request.arguments:
+        case HnsVerb.ENUMERATE, (str(query),):
+            return Answer(S_OK, out=api.enumerate(kind, query))
+        case HnsVerb.OPEN, (str(guid),):
+            return Answer(S_OK, handle=api.open(kind, Guid(guid)))
+        case HnsVerb.QUERY, (int(handle), str(query)):
+            return Answer(S_OK, out=api.query(kind, Handle(handle), query))
+        case HnsVerb.CREATE, (int(network), str(guid), str(settings)) if kind is HnsKind.ENDPOINT:
+            return Answer(S_OK, handle=api.create(kind, Guid(guid), settings, Handle(network)))
+        case HnsVerb.CREATE, (str(guid), str(settings)) if kind is not HnsKind.ENDPOINT:
+            return Answer(S_OK, handle=api.create(kind, Guid(guid), settings))
+        case HnsVerb.MODIFY, (int(handle), str(settings)):
+            api.modify(kind, Handle(handle), settings)
+            return Answer(S_OK)
+        case HnsVerb.DELETE, (str(guid),):
+            api.delete(kind, Guid(guid))
+            return Answer(S_OK)
+        case HnsVerb.CLOSE, (int(handle),):
+            api.close(kind, Handle(handle))
+            return Answer(S_OK)
+        case _:
+            raise _wrong_arguments(request)
+
+
+def _wrong_arguments(request: Request) -> HnsError:
+    return HnsError(request.function, E_INVALIDARG, f"Wrong arguments for {request.function}. ")
+
+
+def connect(address: ServerAddress, *, timeout_s: float | None = None) -> socket.socket:
+    """Connect to a server; the socket keeps `timeout_s` (None = none) for every later operation. Raises OSError."""
+    match address:
+        case TcpAddress(host, port):
+            connection = socket.create_connection((host, port), timeout_s)
+        case UnixAddress(path):
+            connection = _unix_socket()
+            try:
+                connection.settimeout(timeout_s)
+                connection.connect(path)
+            except OSError:
+                connection.close()
+                raise
+        case _:
+            assert_never(address)
+    set_no_delay(connection)
+    return connection
+
+
+def set_no_delay(connection: socket.socket) -> None:
+    """Send each line at once: requests and answers are single small writes that wait for each other."""
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _listen(address: ServerAddress) -> socket.socket:
+    match address:
+        case TcpAddress(host, port):
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family)
+        case UnixAddress(path):
+            listener = _unix_socket()
+            try:
+                _remove_stale_socket(address)
+                listener.bind(path)
+                Path(path).chmod(0o600)  # whoever may write to it may change everything in the emulator
+                listener.listen()
+            except OSError:
+                listener.close()
+                raise
+            return listener
+        case _:
+            assert_never(address)
+
+
+def _remove_stale_socket(address: UnixAddress) -> None:
+    """Remove the socket file of a server that died. A living server, or another kind of file, is left alone."""
+    path = Path(address.path)
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        return
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        path.unlink()
+
+
+def _unix_socket() -> socket.socket:
+    if sys.platform != "win32":
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    raise ConfigError(Fault("address", "Python has no unix sockets on Windows", "use 127.0.0.1:PORT"))
+
+
+def _address_of(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return str(UnixAddress(name))
+    return str(TcpAddress(name[0], name[1]))

@@ -34,7 +34,7 @@ def merge_slices(
     merged: dict[PortKey, dict[str, tuple[int, Candidate]]] = {}
     for piece in sorted((one for one in slices if one.family is family), key=attrgetter("name")):
         opening, closing = ("[", "]:") if family is IPFamily.IPV6 else ("", ":")
-        entries = [(f"{opening}{one.address}{closing}", _rank(one), one) for one in piece.endpoints]
+        entries = [(f"{opening}{one.address!s}{closing}", _rank(one), one) for one in piece.endpoints]
         for port in piece.ports:
             number = port.port
             places = merged.setdefault((port.name, port.protocol), {})

@@ -5,10 +5,16 @@ Parsing of texts happens here (`make_config`); contradictions raise one ConfigEr
 
 from __future__ import annotations
 
+import difflib
 import enum
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import assert_never
 
-from hansa.net import Address, IPFamily, Prefix
+from hansa.errors import ConfigError, Fault
+from hansa.net import Address, IPFamily, Prefix, family_of, parse_address, parse_prefix
 
 
 class DetectLocalMode(enum.Enum):
@@ -62,6 +68,7 @@ class Config:
 
     proxy_name: this proxy's service-proxy-name, None = the default proxy (S4, S5).
     bind_addresses: replace the Node's primary IP per family (I6). Times are seconds.
+    full_check_period_s: how often the host is compared with the rules though nothing changed (F30).
     """
 
     node_name: str
@@ -78,6 +85,7 @@ class Config:
     min_sync_period_s: float = 1.0
     sync_period_s: float = 30.0
     full_sync_period_s: float = 3600.0
+    full_check_period_s: float = 30.0
     windows: WindowsConfig = WindowsConfig()
 
     def cluster_cidr(self, family: IPFamily) -> Prefix | None:
@@ -86,3 +94,488 @@ class Config:
             if (prefix.version == 4) == (family is IPFamily.IPV4):
                 return prefix
         return None
+
+
+def make_config(values: Mapping[str, object], *, node_name: str) -> Config:
+    """Read settings in kube-proxy's words into one Config, or say everything that is wrong with them at once.
+
+    `values` is nested as KubeProxyConfiguration is; where kube-proxy has no key for it, a setting is hansa's own (see
+    `SETTINGS`). Values may also be texts as flags give them; None means "not given". `node_name` is this machine's host
+    name; `hostnameOverride` replaces it (I5). `syncPeriod`, `minSyncPeriod`, `masqueradeAll`, `localhostNodePorts` may
+    stand at top level; else the section that kube-proxy would read counts, in which a period of 0 means "not given".
+
+    Raises ConfigError naming every fault by its path. Evidence: operations.md 3 to 5; service-semantics B7, I5, N4, N9.
+    """
+    reader = _Reader(values)
+    default = Config(node_name="")
+    sync_period_s = reader.period("syncPeriod", default=default.sync_period_s)
+    min_sync_period_s = reader.period("minSyncPeriod", default=default.min_sync_period_s, zero=True)
+    if sync_period_s < min_sync_period_s:
+        reader.fault(
+            reader.given_path("minSyncPeriod"),
+            f"{min_sync_period_s:g} s is longer than the sync period of {sync_period_s:g} s",
+            remedy="lower minSyncPeriod or raise syncPeriod",
+        )
+    config = Config(
+        node_name=_read_node_name(reader, node_name),
+        proxy_name=reader.text("proxyName") or None,
+        bind_addresses=_read_bind_addresses(reader),
+        detect_local_mode=_read_detect_local_mode(reader),
+        cluster_cidrs=_read_prefixes(reader, "clusterCIDR"),
+        bridge_interface=reader.text("detectLocal.bridgeInterface"),
+        interface_name_prefix=reader.text("detectLocal.interfaceNamePrefix"),
+        masquerade_all=reader.flag(reader.given_path("masqueradeAll"), default=False),
+        node_port_addresses=_read_node_port_addresses(reader),
+        localhost_node_ports=reader.flag(reader.given_path("localhostNodePorts"), default=False),
+        allow_external_ips=_read_gates(reader).get("AllowServiceExternalIPs", True),
+        min_sync_period_s=min_sync_period_s,
+        sync_period_s=sync_period_s,
+        full_sync_period_s=reader.period("fullSyncPeriod", default=default.full_sync_period_s),
+        full_check_period_s=reader.period("fullCheckPeriod", default=sync_period_s),
+        windows=_read_windows(reader),
+    )
+    _check_detector(reader, config)
+    reader.check_document()
+    if reader.faults:
+        raise ConfigError(*reader.faults)
+    return config
+
+
+def ignored_settings(values: Mapping[str, object]) -> tuple[Fault, ...]:
+    """The settings given in `values` that are kube-proxy's but have no effect in hansa, each with the reason.
+
+    Unknown feature gates are among them: kube-proxy goes on without them, and start scripts rely on that.
+    """
+    found = []
+    for path, value in _leaves(values):
+        reason = next((why for prefix, why in _IGNORED.items() if _is_under(path, prefix)), None)
+        if reason is not None and value not in (None, "", [], {}):
+            found.append(Fault(path, f"has no effect: {reason}"))
+    reader = _Reader(values)
+    for gate in sorted(_read_gates(reader).keys() - _LOCKED_GATES - {"AllowServiceExternalIPs"}):
+        found.append(Fault(f"featureGates.{gate}", "has no effect: hansa has no such gate"))
+    return tuple(found)
+
+
+def config_warnings(config: Config, node_families: frozenset[IPFamily]) -> tuple[Fault, ...]:
+    """What is allowed but probably not meant, given the families in which this node has an address.
+
+    Evidence: service-semantics N5, N12, M3, M9; operations.md 5, configuration warnings.
+    """
+    found: list[Fault] = []
+    for family in sorted(node_families):
+        prefixes = config.node_port_addresses.prefixes
+        if prefixes and not any(family_of(prefix) is family for prefix in prefixes):
+            text = f"no CIDR for {family}, which this node has: its node ports answer on every local {family} address"
+            found.append(Fault("nodePortAddresses", text, f"add {family} CIDRs, or use [primary]"))
+        if config.detect_local_mode is DetectLocalMode.CLUSTER_CIDR and config.cluster_cidr(family) is None:
+            text = (
+                f"no CIDR for {family}: pods cannot be told from outside there, nothing to a ClusterIP is masqueraded"
+            )
+            found.append(Fault("clusterCIDR", text, "add the pods' CIDR, or choose another detectLocalMode"))
+    given: tuple[tuple[str, tuple[Address | Prefix, ...]], ...] = (
+        ("clusterCIDR", config.cluster_cidrs),
+        ("bindAddress", config.bind_addresses),
+        ("winkernel.sourceVip", config.windows.source_vip),
+    )
+    for path, entries in given:
+        for entry in entries:
+            if node_families and family_of(entry) not in node_families:
+                found.append(Fault(path, f"{entry} is {family_of(entry)}, but this node has no address of that family"))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A key that `make_config` reads: its path, what may stand there, and what it does."""
+
+    path: str
+    form: str
+    meaning: str
+
+
+# hansa's own keys stand last in each group; all others are KubeProxyConfiguration's.
+SETTINGS: tuple[Setting, ...] = (
+    Setting("hostnameOverride", "name", "this node's name; default: the host name, trimmed, in lower case"),
+    Setting("bindAddress", "address", "replaces the Node's primary IP; unspecified (0.0.0.0, ::) means: do not"),
+    Setting("clusterCIDR", "CIDR or IPv4,IPv6 pair", "where pods are, for detectLocalMode ClusterCIDR"),
+    Setting(
+        "detectLocalMode",
+        "word",
+        "how a pod of this node is recognised: " + ", ".join(m.value for m in DetectLocalMode),
+    ),
+    Setting("detectLocal.bridgeInterface", "name", "the bridge of pods, for BridgeInterface"),
+    Setting("detectLocal.interfaceNamePrefix", "text", "how interfaces of pods begin, for InterfaceNamePrefix"),
+    Setting("nodePortAddresses", "[primary], or CIDRs, or []", "local addresses that serve node ports; [] = all"),
+    Setting("featureGates.AllowServiceExternalIPs", "bool", "false: spec.externalIPs of Services is ignored"),
+    Setting("mode", "word", "nftables: the section nftables counts below instead of iptables; nothing else"),
+    Setting("iptables.syncPeriod", "duration", "as syncPeriod, which wins"),
+    Setting("iptables.minSyncPeriod", "duration", "as minSyncPeriod, which wins"),
+    Setting("iptables.masqueradeAll", "bool", "as masqueradeAll, which wins"),
+    Setting("iptables.localhostNodePorts", "bool", "as localhostNodePorts, which wins"),
+    Setting("nftables.syncPeriod", "duration", "as syncPeriod, in mode nftables"),
+    Setting("nftables.minSyncPeriod", "duration", "as minSyncPeriod, in mode nftables"),
+    Setting("nftables.masqueradeAll", "bool", "as masqueradeAll, in mode nftables"),
+    Setting("winkernel.networkName", "name", "the HNS network; default: environment KUBE_NETWORK, else the only one"),
+    Setting("winkernel.sourceVip", "address", "source of traffic that the node sends on to pods; default: node IP"),
+    Setting("winkernel.enableDSR", "bool", "direct server return for ClusterIP load balancers"),
+    Setting("winkernel.rootHnsEndpointName", "name", "HNS endpoint of the host, behind health check load balancers"),
+    Setting("winkernel.forwardHealthCheckVip", "bool", "load balancers for the health check ports of ingress VIPs"),
+    Setting(
+        "winkernel.sourceVipEndpoint", "name", "HNS endpoint whose address is the source VIP, if that is not given"
+    ),
+    Setting("winkernel.createSourceVip", "bool", "whether hansa makes the source VIP's endpoint"),
+    Setting("winkernel.journalPath", "path", "where the ids of own objects are noted"),
+    Setting("winkernel.callBudget", "count", "HNS calls per pass; the rest follows at once in the next"),
+    Setting("winkernel.passBudget", "duration", "time per pass; the rest follows at once in the next"),
+    Setting("winkernel.verifyPerPeriod", "count", "objects read in full per check, in turn"),
+    Setting("syncPeriod", "duration", "a failed sync is repeated after this time"),
+    Setting("minSyncPeriod", "duration", "pause after a sync before the next; 0 = none"),
+    Setting("fullSyncPeriod", "duration", "all rules are handed to the dataplane anew after this time"),
+    Setting("fullCheckPeriod", "duration", "the host is compared with the rules; default: syncPeriod"),
+    Setting("masqueradeAll", "bool", "masquerade everything sent to a ClusterIP"),
+    Setting("localhostNodePorts", "bool", "node ports on 127.0.0.1 too, where the dataplane can"),
+    Setting("proxyName", "name", "handle only Services with this service-proxy-name label"),
+    Setting("takeover", "bool", "whether leftovers of kube-proxy may be deleted"),
+    Setting("criticalServices", "list of namespace/name", "Services that go first in every sync"),
+)
+
+_LOCKED_GATES = frozenset({"MultiCIDRServiceAllocator", "PreferSameTrafficDistribution", "WinDSR", "WinOverlay"})
+_KIND = "KubeProxyConfiguration"
+# KubeProxyConfiguration keys that are known and not read here. A prefix covers everything below it.
+_IGNORED: Mapping[str, str] = {
+    "bindAddressHardFail": "a port that cannot be bound is retried and reported",
+    "clientConnection": "the API connection has settings of its own",
+    "configSyncPeriod": "objects are watched, never listed again on a timer",
+    "conntrack": "kernel limits are left to the host",
+    "enableProfiling": "there is no Go profile to serve",
+    "healthzBindAddress": "health has settings of its own",
+    "iptables.masqueradeBit": "no dataplane of hansa marks packets that way",
+    "ipvs": "hansa's periods stand at top level, and no ipvs mode is configured here",
+    "logging": "logging has settings of its own",
+    "metricsBindAddress": "metrics have settings of their own",
+    "nftables.masqueradeBit": "no dataplane of hansa marks packets that way",
+    "oomScoreAdj": "left to the host",
+    "portRange": "unused by kube-proxy too",
+    "showHiddenMetricsForVersion": "there are no hidden metrics",
+    "windowsRunAsService": "the service wrapper decides",
+}
+_DOCUMENT = frozenset({"apiVersion", "kind"})
+_SECTIONED: Mapping[str, tuple[str, ...]] = {
+    "syncPeriod": ("iptables", "nftables"),
+    "minSyncPeriod": ("iptables", "nftables"),
+    "masqueradeAll": ("iptables", "nftables"),
+    "localhostNodePorts": ("iptables",),
+}
+
+_UNIT_S: Mapping[str, float] = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "\N{MICRO SIGN}s": 1e-6,
+    "\N{GREEK SMALL LETTER MU}s": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+_DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+")
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)([a-z\u00b5\u03bc]+)")
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration as Go writes it (`300ms`, `1h15m`, `-1.5h`, `0`) in seconds. Raises ValueError."""
+    if text in ("0", "+0", "-0"):
+        return 0.0
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{text!r} is not a duration: expected a number with a unit, like 30s, 500ms or 1h15m")
+    seconds = math.fsum(float(number) * _UNIT_S[unit] for number, unit in _DURATION_PART.findall(text))
+    return -seconds if text.startswith("-") else seconds
+
+
+class _Reader:
+    """Values by dotted path, each read into its type once; faults are gathered, and a default stands in meanwhile."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self.values = values
+        self.faults: list[Fault] = []
+        self._nftables = self.text("mode") == "nftables"
+
+    def fault(self, path: str, text: str, *, remedy: str = "") -> None:
+        self.faults.append(Fault(path, text, remedy))
+
+    def get(self, path: str) -> object:
+        """The value at `path`; None = not given."""
+        found: object = self.values
+        for part in path.split("."):
+            if not isinstance(found, Mapping):
+                return None
+            found = found.get(part)
+        return found
+
+    def given_path(self, name: str) -> str:
+        """Where a setting that may stand at top level or in a section does stand; the top level wins."""
+        if self.get(name) is not None:
+            return name
+        nftables = self._nftables and "nftables" in _SECTIONED[name]
+        path = f"{'nftables' if nftables else 'iptables'}.{name}"
+        return name if self.get(path) is None else path
+
+    def text(self, path: str) -> str:
+        """A text without surrounding space; "" = not given."""
+        value = self.get(path)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            self.fault(path, f"{_shown(value)} is not a text", remedy="put it in quotes")
+            return ""
+        return value.strip()
+
+    def flag(self, path: str, *, default: bool) -> bool:
+        value = self.get(path)
+        if value is None:
+            return default
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value in _TRUE | _FALSE:
+            return value in _TRUE
+        self.fault(path, f"{_shown(value)} is neither true nor false", remedy="write true or false")
+        return default
+
+    def count(self, path: str, *, default: int) -> int:
+        """A whole number above 0."""
+        value = self.get(path)
+        if value is None:
+            return default
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        self.fault(path, f"{_shown(value)} is not a whole number above 0")
+        return default
+
+    def period(self, name: str, *, default: float, zero: bool = False) -> float:
+        """A duration in seconds, above 0; `zero`: or 0. In a section, 0 means that it is not given."""
+        path = self.given_path(name) if name in _SECTIONED else name
+        value = self.get(path)
+        if value is None or value == "":
+            return default
+        if value == 0 and not isinstance(value, bool):
+            seconds = 0.0
+        elif isinstance(value, str):
+            try:
+                seconds = parse_duration(value.strip())
+            except ValueError as error:
+                self.fault(path, str(error))
+                return default
+        else:
+            self.fault(path, f"{_shown(value)} is not a duration", remedy="write it with a unit, like 30s or 1h15m")
+            return default
+        if seconds == 0 and path != name:
+            return default
+        if seconds < 0 or (seconds == 0 and not zero):
+            bound = "not be negative" if zero else "be above 0"
+            self.fault(path, f"{_shown(value)} must {bound}", remedy=f"leave it out to get {default:g}s")
+            return default
+        return seconds
+
+    def texts(self, path: str) -> tuple[str, ...] | None:
+        """A list of texts, or one text with commas; None = not given, () = given and empty."""
+        value = self.get(path)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            value = value.split(",") if value.strip() else []
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            self.fault(path, f"{_shown(value)} is not a list of texts")
+            return None
+        return tuple(one.strip() for one in value)
+
+    def check_document(self) -> None:
+        """Name every key that nobody knows, with the nearest one that somebody does."""
+        kind = self.get("kind")
+        if kind not in (None, _KIND):
+            self.fault("kind", f"{_shown(kind)} is not {_KIND}", remedy="give the file with the proxy's configuration")
+        known = {setting.path for setting in SETTINGS} | _IGNORED.keys() | _DOCUMENT
+        sections = {path.rpartition(".")[0] for path in known} - {""}
+        for path in sorted(sections):
+            value = self.get(path)
+            as_flag = path == "featureGates" and isinstance(value, str)
+            if value is not None and not isinstance(value, Mapping) and not as_flag:
+                self.fault(path, f"{_shown(value)} is not a group of settings")
+        for path, _ in _leaves(self.values):
+            if path in known or path in sections or any(_is_under(path, prefix) for prefix in _IGNORED):
+                continue
+            if _is_under(path, "featureGates"):
+                continue  # kube-proxy goes on with unknown gates; `ignored_settings` names them
+            meant = _nearest(path, known)
+            self.fault(path, "unknown setting", remedy=f"did you mean {meant}?" if meant else "remove it")
+
+
+def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every value that is not a group of others, by dotted path, in path order."""
+    for key in sorted(values, key=str):
+        value = values[key]
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _nearest(path: str, known: Set[str]) -> str | None:
+    """The setting that was probably meant: the same name in another group or case, else a similar path."""
+    by_lower = {one.lower(): one for one in sorted(known)}
+    # The shortest path last: a setting at top level is preferred to its namesake in a group.
+    by_name = {one.rpartition(".")[2].lower(): one for one in sorted(known, key=lambda one: (-len(one), one))}
+    same_name = by_name.get(path.rpartition(".")[2].lower())
+    if same_name is not None:
+        return same_name
+    near = difflib.get_close_matches(path.lower(), by_lower, n=1)
+    return by_lower[near[0]] if near else None
+
+
+def _is_under(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + ".")
+
+
+def _shown(value: object) -> str:
+    return f"{value!r}"[:80]
+
+
+def _read_node_name(reader: _Reader, hostname: str) -> str:
+    override = reader.get("hostnameOverride")
+    if isinstance(override, str) and override and not override.strip():
+        reader.fault("hostnameOverride", "nothing but blanks", remedy="give the Node's name, or leave it out")
+        return ""
+    name = (reader.text("hostnameOverride") or hostname.strip()).lower()
+    if not name:
+        reader.fault("hostnameOverride", "this machine has no host name", remedy="give the Node's name here")
+    return name
+
+
+def _read_addresses(reader: _Reader, path: str) -> tuple[Address, ...]:
+    """At most one address per family."""
+    found: list[Address] = []
+    for text in filter(None, reader.texts(path) or ()):
+        try:
+            found.append(parse_address(text))
+        except ValueError as error:
+            reader.fault(path, str(error), remedy="give an IP address, without brackets or port")
+    _refuse_twins(reader, path, found)
+    return tuple(found)
+
+
+def _read_prefixes(reader: _Reader, path: str) -> tuple[Prefix, ...]:
+    found: list[Prefix] = []
+    for text in filter(None, reader.texts(path) or ()):
+        try:
+            found.append(parse_prefix(text))
+        except ValueError as error:
+            reader.fault(path, str(error), remedy="write CIDRs like 10.1.0.0/16")
+    return tuple(found)
+
+
+def _read_bind_addresses(reader: _Reader) -> tuple[Address, ...]:
+    return tuple(address for address in _read_addresses(reader, "bindAddress") if not address.is_unspecified)
+
+
+def _refuse_twins(reader: _Reader, path: str, entries: Sequence[Address | Prefix]) -> None:
+    families = [family_of(entry) for entry in entries]
+    for family in sorted(set(families)):
+        if families.count(family) > 1:
+            shown = ", ".join(str(entry) for entry in entries if family_of(entry) is family)
+            reader.fault(path, f"two for {family}: {shown}", remedy="give one, or one for each family")
+
+
+def _read_detect_local_mode(reader: _Reader) -> DetectLocalMode:
+    word = reader.text("detectLocalMode")
+    if not word:
+        return DetectLocalMode.CLUSTER_CIDR
+    try:
+        return DetectLocalMode(word)
+    except ValueError:
+        known = ", ".join(mode.value for mode in DetectLocalMode)
+        reader.fault("detectLocalMode", f"{word!r} is unknown", remedy=f"choose one of {known}")
+        return DetectLocalMode.CLUSTER_CIDR
+
+
+def _check_detector(reader: _Reader, config: Config) -> None:
+    """t137, and section 11: the chosen detector must have exactly what it needs; the others' settings do not matter."""
+    match config.detect_local_mode:
+        case DetectLocalMode.CLUSTER_CIDR:
+            _refuse_twins(reader, "clusterCIDR", config.cluster_cidrs)
+        case DetectLocalMode.BRIDGE_INTERFACE:
+            if not config.bridge_interface:
+                remedy = "name the bridge, or choose another detectLocalMode"
+                reader.fault("detectLocal.bridgeInterface", "must not be empty in mode BridgeInterface", remedy=remedy)
+        case DetectLocalMode.INTERFACE_NAME_PREFIX:
+            if not config.interface_name_prefix:
+                remedy = "give the prefix, or choose another detectLocalMode"
+                path = "detectLocal.interfaceNamePrefix"
+                reader.fault(path, "must not be empty in mode InterfaceNamePrefix", remedy=remedy)
+        case DetectLocalMode.NODE_CIDR:
+            pass  # what it needs comes with the Node
+        case _:
+            assert_never(config.detect_local_mode)
+
+
+def _read_node_port_addresses(reader: _Reader) -> NodePortAddresses:
+    path = "nodePortAddresses"
+    texts = reader.texts(path)
+    if texts is None:
+        return NodePortAddresses()
+    if "primary" in texts:
+        if len(texts) > 1:
+            reader.fault(path, "`primary` cannot be mixed with CIDRs", remedy="use [primary] alone, or CIDRs alone")
+        return NodePortAddresses()
+    prefixes: list[Prefix] = []
+    for index, text in enumerate(texts):
+        try:
+            prefixes.append(parse_prefix(text))
+        except ValueError as error:
+            reader.fault(f"{path}[{index}]", str(error), remedy="write a CIDR like 192.0.2.0/24, or [primary] alone")
+    return NodePortAddresses(primary=False, prefixes=tuple(prefixes))
+
+
+def _read_gates(reader: _Reader) -> Mapping[str, bool]:
+    """Feature gates by name, from a group or from the flag's text `A=true,B=false`."""
+    given = reader.get("featureGates")
+    if isinstance(given, str):
+        pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
+        given = {name.strip(): value.strip() for name, _, value in pairs}
+    if not isinstance(given, Mapping):
+        return {}
+    gates = _Reader({"featureGates": given})
+    found = {str(name): gates.flag(f"featureGates.{name}", default=True) for name in sorted(given, key=str)}
+    reader.faults.extend(gates.faults)
+    for name in sorted(found.keys() & _LOCKED_GATES):
+        if not found[name]:
+            reader.fault(f"featureGates.{name}", "is locked to true", remedy="remove it")
+    return found
+
+
+def _read_windows(reader: _Reader) -> WindowsConfig:
+    default = WindowsConfig()
+    critical = reader.texts("criticalServices")
+    for index, name in enumerate(critical or ()):
+        if not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
+            reader.fault(f"criticalServices[{index}]", f"{name!r} names no Service", remedy="write namespace/name")
+    return WindowsConfig(
+        network_name=reader.text("winkernel.networkName"),
+        source_vip=_read_addresses(reader, "winkernel.sourceVip"),
+        source_vip_endpoint=reader.text("winkernel.sourceVipEndpoint"),
+        create_source_vip=reader.flag("winkernel.createSourceVip", default=default.create_source_vip),
+        enable_dsr=reader.flag("winkernel.enableDSR", default=default.enable_dsr),
+        root_endpoint_name=reader.text("winkernel.rootHnsEndpointName") or default.root_endpoint_name,
+        forward_health_check_vip=reader.flag(
+            "winkernel.forwardHealthCheckVip", default=default.forward_health_check_vip
+        ),
+        takeover=reader.flag("takeover", default=default.takeover),
+        journal_path=reader.text("winkernel.journalPath"),
+        critical=default.critical if critical is None else critical,
+        call_budget=reader.count("winkernel.callBudget", default=default.call_budget),
+        pass_budget_s=reader.period("winkernel.passBudget", default=default.pass_budget_s),
+        verify_per_period=reader.count("winkernel.verifyPerPeriod", default=default.verify_per_period),
+    )

@@ -129,7 +129,7 @@ class _Report:
 
     def fault(self, field: str, text: str, remedy: str = "") -> None:
         """The object cannot be used; but a field that was not even readable has had its fault."""
-        if not any(field == one.field or field.startswith((f"{one.field}.", f"{one.field}[")) for one in self.broken):
+        if not any(_covers(one.field, field) for one in self.broken):
             self.faults.append(Fault(field, text, remedy))
 
     def skip(self, field: str, text: str, remedy: str = "") -> None:
@@ -138,14 +138,19 @@ class _Report:
 
     def is_broken(self, field: str) -> bool:
         """Whether something at or below `field` had the wrong type."""
-        return any(one.field == field or one.field.startswith((f"{field}.", f"{field}[")) for one in self.broken)
+        return any(_covers(field, one.field) for one in self.broken)
+
+
+def _covers(field: str, other: str) -> bool:
+    """Whether `other` is the field itself or lies within it."""
+    return field in (other, wire.ROOT) or other.startswith((f"{field}.", f"{field}["))
 
 
 def _decode_slowly(kind: Kind, tree: object, *broken: Fault) -> Upsert:
     try:
         found, wrong_types = wire.salvage(tree, _SHAPES[kind])
     except RecursionError:
-        raise MalformedObject(str(kind), (Fault("object", "nested too deeply"),)) from None
+        raise MalformedObject(str(kind), (Fault(wire.ROOT, "nested too deeply"),)) from None
     return _settle(kind, found, (*broken, *wrong_types))
 
 
@@ -174,9 +179,9 @@ def _parse(kind: Kind, raw: bytes | msgspec.Raw) -> object:
     try:
         tree: object = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedObject(str(kind), (Fault("object", f"is not JSON: {error}"),)) from None
+        raise MalformedObject(str(kind), (Fault(wire.ROOT, f"is not JSON: {error}"),)) from None
     except RecursionError:
-        raise MalformedObject(str(kind), (Fault("object", "nested too deeply"),)) from None
+        raise MalformedObject(str(kind), (Fault(wire.ROOT, "nested too deeply"),)) from None
     return tree
 
 
@@ -205,7 +210,7 @@ def _version_fault(kind: Kind, obj: object) -> Fault | None:
 
 def _not_ours(obj: object) -> Fault:
     if not isinstance(obj, dict):
-        return Fault("object", "expected an object with apiVersion, kind and metadata")
+        return Fault(wire.ROOT, "expected an object with apiVersion, kind and metadata")
     shown = " ".join(str(obj[name]) for name in ("apiVersion", "kind") if isinstance(obj.get(name), str))
     return Fault("kind", f"{wire.quoted(shown)} is not read", "hansa reads " + ", ".join(str(kind) for kind in Kind))
 

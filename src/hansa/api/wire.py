@@ -18,6 +18,9 @@ from hansa.errors import Fault
 
 _S = TypeVar("_S", bound=Struct)
 
+ROOT = "object"
+"""The field of a fault that concerns the whole object."""
+
 
 class ServiceLabels(Struct, gc=False):
     # Present without a value still hides the Service from other proxies (S4), hence UNSET for "absent".
@@ -255,7 +258,7 @@ def _wrong_type(value: object, expected: str, path: str) -> Fault:
         remedy = "put it in quotes"
     elif isinstance(value, str) and (value.isdecimal() or value in ("true", "false")) and "time" not in expected:
         remedy = "write it without quotes"
-    return Fault(path or "object", f"expected {expected}, got {_describe(value)}", remedy)
+    return Fault(path or ROOT, f"expected {expected}, got {_describe(value)}", remedy)
 
 
 def _describe(value: object) -> str:

@@ -638,6 +638,14 @@ def decode_guids(kind: HnsKind, text: str | bytes) -> tuple[Guid, ...]:
         raise MalformedHnsObject(kind, "", "", f"not a list of GUIDs: {error.args[-1]}") from None
 
 
+def read_policies(settings: object) -> tuple[Policy, ...]:
+    """The policies in the settings of a modify envelope (`{"Policies": [...]}`), parsed JSON. Raises ValueError."""
+    try:
+        return _policies(_Reader(settings))
+    except _Unreadable as error:
+        raise ValueError(f"{error.field}: {error.text}") from None
+
+
 def parse_json(text: str | bytes) -> object:
     """Plain JSON values. Raises ValueError for anything that is not JSON, whatever is wrong with it."""
     try:

@@ -1,0 +1,99 @@
+"""The CNI's part on an emulated Windows node: the HNS network, the root endpoint, local pods, the other nodes' subnets.
+
+A proxy finds these things and never makes them, so whoever runs one on the emulator needs somebody to play the CNI.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+from hansa.api.change import Change, Upsert
+from hansa.api.objects import EndpointSlice, Node
+from hansa.hns.api import HnsError
+from hansa.hns.emulator.builds import WS2022, Build, Machine
+from hansa.hns.emulator.faults import Clock
+from hansa.hns.emulator.nodes import L2BRIDGE, OVERLAY, RemoteNode, l2bridge_node, overlay_node
+from hansa.hns.emulator.service import Emulator
+from hansa.net import Address, IPFamily, Prefix, family_of, parse_prefix
+
+# What an emulated node gets where the Node object says nothing (documentation ranges).
+FALLBACK_ADDRESS = "192.0.2.21"
+FALLBACK_POD_PREFIX = parse_prefix("10.40.3.0/24")
+
+
+_T = TypeVar("_T", Address, Prefix)
+
+
+class PodNetwork(enum.Enum):
+    """How pods of different nodes reach each other: over the nodes' own network, or by VXLAN."""
+
+    L2BRIDGE = "l2bridge"
+    OVERLAY = "overlay"
+
+
+def emulated_node(
+    node: Node | None,
+    others: Iterable[Node] = (),
+    *,
+    network: PodNetwork = PodNetwork.OVERLAY,
+    build: Build = WS2022,
+    clock: Clock | None = None,
+) -> Emulator:
+    """A Windows node as its CNI leaves it: network, root endpoint, routes to the `others`' pods; no pods yet.
+
+    Addresses and pod prefixes are those of the Node objects. Overlay has only IPv4 (hcn.md 5.10).
+    """
+    families = (IPFamily.IPV4,) if network is PodNetwork.OVERLAY else (IPFamily.IPV4, IPFamily.IPV6)
+    addresses = first_per_family(node.addresses if node else (), families)
+    machine = Machine(addresses=tuple(str(address) for address in addresses) or (FALLBACK_ADDRESS,))
+    prefixes = first_per_family(node.pod_cidrs if node else (), families) or [FALLBACK_POD_PREFIX]
+    texts = tuple(str(prefix) for prefix in prefixes)
+    if network is PodNetwork.L2BRIDGE:
+        return l2bridge_node(build, layout=replace(L2BRIDGE, machine=machine, pod_prefixes=texts), clock=clock)
+    remote = tuple(_remote_nodes(others, own=node))
+    layout = replace(OVERLAY, machine=machine, pod_prefixes=texts, remote_nodes=remote)
+    return overlay_node(build, layout=layout, clock=clock)
+
+
+def add_local_pods(emulator: Emulator, changes: Iterable[Change], node_name: str) -> tuple[Address, ...]:
+    """Give every endpoint that slices place on this node a local HNS endpoint, as the kubelet's CNI call would.
+
+    Host-network pods (address = one of the host's own) get none. Addresses that HNS refuses are left out; what was made
+    is returned. Nothing is ever removed: pods end when somebody removes their HNS endpoint.
+    """
+    present = {entry.address for endpoint in emulator.endpoints() for entry in endpoint.ip_configurations}
+    made: list[Address] = []
+    for change in changes:
+        if not (isinstance(change, Upsert) and isinstance(change.object, EndpointSlice)):
+            continue
+        for endpoint in change.object.endpoints:
+            address = endpoint.address
+            if endpoint.node_name != node_name or address in present or address in emulator.host_addresses:
+                continue
+            try:
+                emulator.add_pod(str(address))
+            except HnsError:
+                continue  # outside the node's subnets: a pod that this node's CNI cannot have made
+            present.add(address)
+            made.append(address)
+    return tuple(made)
+
+
+def first_per_family(values: Iterable[_T], families: Iterable[IPFamily]) -> list[_T]:
+    """The first value of each of these families, in their order; families without one are left out."""
+    found: dict[IPFamily, _T] = {}
+    for value in values:
+        found.setdefault(family_of(value), value)
+    return [found[family] for family in families if family in found]
+
+
+def _remote_nodes(others: Iterable[Node], own: Node | None) -> Iterable[RemoteNode]:
+    for number, other in enumerate(sorted(others, key=lambda node: node.name), start=1):
+        addresses = first_per_family(other.addresses, (IPFamily.IPV4,))
+        prefixes = first_per_family(other.pod_cidrs, (IPFamily.IPV4,))
+        if (own is not None and other.name == own.name) or not addresses or not prefixes:
+            continue
+        yield RemoteNode(str(addresses[0]), str(prefixes[0]), f"00-15-5D-7E-{number >> 8 & 255:02X}-{number & 255:02X}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -361,7 +362,7 @@ def bent_manifests(draw: st.DrawFn) -> dict[str, Any]:
         for step in above:
             target = target[step]
         if draw(st.booleans()) or isinstance(last, int):
-            target[last] = draw(st.sampled_from(_ODD))
+            target[last] = deepcopy(draw(st.sampled_from(_ODD)))  # a later change may bend it again
         else:
             del target[last]
     return tree

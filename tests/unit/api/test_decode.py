@@ -507,6 +507,13 @@ def test_every_fault_is_listed_at_once() -> None:
     ]
 
 
+def test_a_fault_has_no_echo() -> None:
+    """A name that could not be read is not taken for an empty one."""
+    assert faults_of(service_tree(ports=[{"name": 5, "port": 1}, {"port": 2}])) == ["spec.ports[0].name"]
+    assert faults_of(service_tree(ports=["http", {"port": 2}])) == ["spec.ports[0]"]
+    assert faults_of(service_tree(ports=[{"port": 1}, {"port": 2}])) == ["spec.ports[1].name"]
+
+
 @pytest.mark.parametrize(
     "change, expected",
     [

@@ -113,6 +113,9 @@ def test_two_terminating_entries() -> None:
     draining = endpoint("10.1.1.11", ready=False, terminating=True)
     (found,) = merge(endpoint_slice("web-a", [gone]), endpoint_slice("web-b", [draining]))
     assert found.endpoint.serving
+    unprepared = endpoint("10.1.1.11", ready=True, serving=False, terminating=True)
+    (found,) = merge(endpoint_slice("web-a", [draining]), endpoint_slice("web-b", [unprepared]))
+    assert found.endpoint.ready
 
 
 def test_local_is_by_exact_name() -> None:

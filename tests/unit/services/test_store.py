@@ -135,6 +135,7 @@ def test_a_deleted_slice_takes_only_what_it_brought() -> None:
     store.apply(Delete(ObjectKey(Kind.ENDPOINT_SLICE, "d", "web-b")))
     assert endpoints(store) == []
     assert store.slices_of(WEB_KEY) == ()
+    assert not store.slices
 
 
 def test_a_slice_that_changes_its_owner() -> None:

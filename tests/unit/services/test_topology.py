@@ -59,6 +59,8 @@ def test_node_without_zone(zone: str | None) -> None:
     """T7: no zone label, or an empty one: zone mode is impossible (t086, t087)."""
     hints = (("", "za"), ("", "za"), ("", "zb"))
     assert kept(hints, replace(NODE_FACTS, zone=zone)) == [1, 2, 3]
+    blank = [one._replace(zone_hints=frozenset({""})) for one in candidates(("", "za"), ("", "zb"))]
+    assert topology_mode(blank, replace(NODE_FACTS, zone=zone)) is ALL
 
 
 def test_the_zone_of_the_node_decides() -> None:

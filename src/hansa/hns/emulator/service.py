@@ -60,8 +60,9 @@ class _OpenHandle:
 class Emulator:
     """An HNS of one node. Not thread-safe: HNS's callers are serialised by hansa, and tests are single-threaded.
 
-    calls: how often each DLL function was called. bad_closes: closes of handles that were not open (a crash on a real
-    host). latency_s: seconds on the clock per call, by DLL function; "" is the default for all others.
+    calls: how often each DLL function was called. refusals: how often each rule of `refusals.RULES` struck.
+    bad_closes: closes of handles that were not open (a crash on a real host). latency_s: seconds on the clock per call,
+    by DLL function; "" is the default for all others.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Emulator:
         self.spelling = spelling or Spelling()
         self.faults = Faults()
         self.calls: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
         self.bad_closes = 0
         self.latency_s: Mapping[str, float] = {}
         self._observers: list[Callable[[Call], None]] = []
@@ -218,7 +220,7 @@ class Emulator:
             else:
                 self._create_endpoint(pod, on)
         except Refused as refused:
-            raise HnsError(HnsVerb.CREATE.function(HnsKind.ENDPOINT), refused.hresult, refused.text) from None
+            raise self._refusal(HnsVerb.CREATE.function(HnsKind.ENDPOINT), refused) from None
         self.attach(pod.guid)
         return pod.guid
 
@@ -238,7 +240,7 @@ class Emulator:
                 refuse("EV-26")
             self._attach(endpoint, namespace)
         except Refused as refused:
-            raise HnsError("HcnModifyNamespace", refused.hresult, refused.text) from None
+            raise self._refusal("HcnModifyNamespace", refused) from None
 
     def break_port(self, guid: Guid) -> None:
         """The endpoint's switch port vanishes (EV-16)."""
@@ -308,11 +310,15 @@ class Emulator:
         try:
             result = action()
         except Refused as refused:
-            raise HnsError(function, refused.hresult, refused.text) from None
+            raise self._refusal(function, refused) from None
         if lost is not None:
             self._forget_reply(call, result)
             raise HnsError(function, lost.hresult)
         return result
+
+    def _refusal(self, function: str, refused: Refused) -> HnsError:
+        self.refusals[refused.rule] += 1
+        return HnsError(function, refused.hresult, refused.text)
 
     def _count(self, function: str) -> None:
         self.calls[function] += 1

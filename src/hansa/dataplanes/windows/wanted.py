@@ -186,6 +186,10 @@ class Wanted:
         own = {*self._users, *self._source_vips}
         return own | set(self._cluster_ips) if self.facts.overlay else own
 
+    def makes_source_vip(self, address: Address) -> bool:
+        """Whether hansa is to make the endpoint of this source VIP; else the CNI did, or none is needed."""
+        return address in self._source_vips
+
     def waits_for_local(self, address: Address) -> bool:
         """A backend on this node by node name: only an HNS endpoint that the CNI made will do.
 

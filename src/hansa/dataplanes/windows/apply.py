@@ -1,0 +1,463 @@
+"""WindowsDataplane: one pass after another over HNS.
+
+A pass takes changed rules in, reads as much of HNS as it has to, plans the touched places and performs the steps within
+a budget. Only an HNS that does not answer ends a pass; everything else concerns one key, which is tried again later.
+Evidence: windows-proxy H.1 (shape), H.6 (failures), H.7 (bounds), F09, F21 (outages).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from hansa.config import Config
+from hansa.dataplanes.base import Change, HostState, Outcome, Result, SyncReport
+from hansa.dataplanes.windows.backoff import Backoff, RetryKey
+from hansa.dataplanes.windows.execute import GIVE_UP_AFTER, Executor, StepFailed, is_ours
+from hansa.dataplanes.windows.facts import derive_facts, host_conditions, node_address
+from hansa.dataplanes.windows.journal import JournalFile
+from hansa.dataplanes.windows.observe import HnsDown, NoNetwork, Observed, Observer, raise_if_down
+from hansa.dataplanes.windows.ownership import Ownership, Standing
+from hansa.dataplanes.windows.plan import (
+    DeleteEndpoint,
+    DeleteStray,
+    MakeEndpoint,
+    Plan,
+    ReplaceEndpoint,
+    SettleFrontend,
+    Situation,
+    Step,
+    Work,
+    make_plan,
+    plan_address,
+    plan_frontend,
+)
+from hansa.dataplanes.windows.status import Status
+from hansa.dataplanes.windows.table import Row, make_table
+from hansa.dataplanes.windows.wanted import Touched, Wanted
+from hansa.errors import DataplaneError
+from hansa.hns.api import Guid, HnsError, HnsVersion
+from hansa.hns.client import HnsClient
+from hansa.hns.errors import ErrorClass
+from hansa.hns.features import Feature, supports
+from hansa.net import Address
+from hansa.rules.model import FrontendKey, RuleChanges, Surroundings
+
+FIRST_PROBE_S, LONGEST_PROBE_S = 0.5, 10.0  # while HNS is down: one cheap call at growing intervals (H.6)
+SEEN_TWICE_S = 2.0  # a network is lost only if a healthy HNS says so twice, this far apart (F21)
+GRACE_AUDITS = 2  # audits before leftovers without our mark are deleted under takeover (H.5)
+ROUNDS = 2  # a place is planned again once within a pass, after another look at HNS (H.6)
+
+
+@dataclass(slots=True)
+class _Outage:
+    """HNS does not answer: what it said, and when to ask again."""
+
+    error: str
+    probe_at: float
+    pause_s: float = FIRST_PROBE_S
+
+
+class WindowsDataplane:
+    """The Dataplane of a Windows node. Not thread-safe: one worker thread makes all calls.
+
+    mac_of: MAC of the interface that has the address, None = no interface has it; on overlay it goes into endpoints.
+    rng: spreads retries. clock: seconds, limits the time that one pass takes; nothing else depends on it.
+    """
+
+    name = "windows"
+
+    def __init__(
+        self,
+        client: HnsClient,
+        config: Config,
+        *,
+        mac_of: Callable[[Address], str | None],
+        rng: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._mac_of = mac_of
+        self._clock = clock
+        self._rng = rng
+        self._journal_file = JournalFile(config.windows.journal_path)
+        self._journal = self._journal_file.load()
+        self._wanted = Wanted(config)
+        self._observed = Observed()
+        ownership = Ownership(self._journal.made, takeover=config.windows.takeover and not self._journal.taken_over)
+        self._situation = Situation(self._wanted, self._observed, ownership, not_echoed=self._journal.not_echoed)
+        self._observer = Observer(client, self._observed)
+        self._executor = Executor(client, self._observer, self._situation, self._journal)
+        self._backoff = Backoff(rng)
+        self._status = Status()
+        self._dirty = Touched()
+        self._drifted: set[FrontendKey | Address] = set()
+        self._surroundings: Surroundings | None = None
+        self._version: HnsVersion | None = None
+        self._complete = False
+        self._outage: _Outage | None = None
+        self._needs_deep = True
+        self._seen_once = False
+        self._audits = 0
+        self._look_at: float | None = None  # a first or second look at a missing network
+        self._network_missing_since: float | None = None
+        self._host_text = ""  # why the host cannot be read or written at the moment
+        self._out_of_budget = False
+        self._results: list[Result] = []
+        self._drift: list[Change] = []
+
+    # --- Dataplane ---
+
+    def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
+        calls = self._client.calls
+        self._results, self._drift, self._out_of_budget = [], [], False
+        self._take(changes)
+        state = self._pass(now, audit)
+        self._journal_file.append(self._journal)
+        return self._report(state, now, calls)
+
+    def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:
+        """Raises DataplaneError if HNS cannot be read. Costs a deep snapshot: nothing that is remembered is used."""
+        config = replace(self._config, windows=replace(self._config.windows, journal_path=""))
+        quiet = WindowsDataplane(self._client, config, mac_of=self._mac_of, rng=random.Random(0), clock=self._clock)
+        quiet._journal.made.update(self._journal.made)
+        quiet._journal.not_echoed.update(self._journal.not_echoed)
+        ownership = self._situation.ownership
+        quiet._situation.ownership.takeover = ownership.takeover
+        quiet._situation.ownership.grace_over = ownership.grace_over
+        if self._surroundings is not None:
+            quiet._take(RuleChanges(dict(self._wanted.rules), self._surroundings, complete=self._complete))
+        quiet._take(changes)
+        quiet._observe(now, audit=True)
+        if quiet._wanted.facts is None:
+            raise DataplaneError(quiet._host_text)
+        return make_plan(quiet._situation, Work(quiet._dirty.frontends, quiet._dirty.addresses)).changes
+
+    def close(self) -> None:
+        """Nothing is held open between calls; load balancers and endpoints stay."""
+
+    # --- for people ---
+
+    def table(self) -> list[Row]:
+        """Service port, frontend, load balancer, endpoints: what is desired and what HNS has of it. No host calls."""
+        if self._wanted.facts is None or self._observed.network is None:
+            return []
+        return make_table(self._situation, {key: open_.reason for key, open_ in self._status.frontends.items()})
+
+    # --- taking in ---
+
+    def _take(self, changes: RuleChanges) -> None:
+        self._complete = self._complete or changes.complete
+        if changes.surroundings != self._surroundings:
+            self._surroundings = changes.surroundings
+            self._situation.ownership.service_cidrs = changes.surroundings.service_cidrs
+            self._refresh_facts()
+        self._touch(self._wanted.take(changes))
+
+    def _touch(self, touched: Touched) -> None:
+        """These places are looked at in this pass, whatever they waited for: what is wanted, or there, has changed."""
+        for key in (*touched.frontends, *touched.addresses):
+            self._backoff.clear(key)
+        self._dirty.frontends |= touched.frontends
+        self._dirty.addresses |= touched.addresses
+
+    def _touch_everything(self) -> None:
+        observed = self._observed
+        self._dirty.frontends.update(self._wanted.balancers)
+        for guid in observed.balancers:
+            self._dirty.frontends.update(observed.claims(guid))
+        if self._wanted.facts is not None:
+            self._dirty.addresses |= self._wanted.addresses()
+        for endpoint in observed.endpoints.values():
+            if endpoint.remote:
+                self._dirty.addresses.update(endpoint.addresses)
+
+    def _refresh_facts(self) -> None:
+        """Render anew if anything that rendering depends on has changed; nothing is known before HNS was read."""
+        if self._observed.network is None or self._version is None or self._surroundings is None:
+            return
+        address = node_address(self._observed, self._surroundings)
+        host_mac = (self._mac_of(address) or "") if address is not None else ""
+        host_mac = host_mac.upper().replace(":", "-")
+        self._situation.ownership.host_mac = host_mac
+        facts = derive_facts(self._observed, self._surroundings, self._config, version=self._version, host_mac=host_mac)
+        self._touch(self._wanted.use(facts))
+
+    # --- one pass ---
+
+    def _pass(self, now: float, audit: bool) -> HostState:
+        if not self._complete:
+            return HostState.WAITING
+        try:
+            if self._outage is not None and not self._answers_again(self._outage, now):
+                return HostState.UNAVAILABLE
+            due = self._needs_deep if self._look_at is None else now >= self._look_at
+            if audit or due:
+                self._observe(now, audit=audit)
+            if self._wanted.facts is None or self._observed.network is None or self._needs_deep:
+                return HostState.WAITING
+            if audit:
+                self._count_audit()
+            self._work(now)
+        except HnsDown as error:
+            self._outage = _Outage(str(error), now + FIRST_PROBE_S)
+            return HostState.UNAVAILABLE
+        return HostState.WAITING if self._status.lacks_source_vip else HostState.HEALTHY
+
+    def _answers_again(self, outage: _Outage, now: float) -> bool:
+        """One cheap call when it is due. After an outage nothing that was seen before counts."""
+        if now < outage.probe_at:
+            return False
+        try:
+            self._observer.probe()
+        except HnsDown:
+            outage.pause_s = min(outage.pause_s * 2, LONGEST_PROBE_S)
+            outage.probe_at = now + outage.pause_s
+            return False
+        except DataplaneError:
+            pass  # it answers, if only to refuse: the reading that follows says why
+        self._outage = None
+        self._needs_deep = True
+        self._backoff.clear_all()
+        return True
+
+    def _count_audit(self) -> None:
+        """After a while leftovers of another proxy may go; once they have, takeover is over for later starts (H.5)."""
+        self._audits += 1
+        ownership = self._situation.ownership
+        if ownership.takeover and not ownership.grace_over and self._audits > GRACE_AUDITS:
+            ownership.grace_over = True
+            self._touch_everything()
+        elif ownership.grace_over and not self._dirty and not len(self._backoff):
+            self._journal.record_taken_over()
+
+    # --- reading ---
+
+    def _observe(self, now: float, *, audit: bool) -> None:
+        """Bring memory up to date. If HNS refuses to be read, the last reading stays and nothing is concluded."""
+        self._host_text = ""
+        self._look_at = None
+        try:
+            if self._version is None:
+                self._version = self._read_version()
+                self._situation.modify = supports(self._version, Feature.MODIFY_LOAD_BALANCER)
+            if self._find_network(now):
+                self._read_objects(audit=audit)
+        except HnsDown:
+            raise
+        except DataplaneError as error:
+            self._host_text = f"HNS cannot be read: {error}"
+            self._look_at = now + 1.0
+
+    def _read_version(self) -> HnsVersion:
+        try:
+            return self._client.version()
+        except HnsError as error:
+            raise_if_down(error)
+            raise
+
+    def _find_network(self, now: float) -> bool:
+        """Whether the network can be read further."""
+        known = self._observed.network
+        found = self._observer.find_network(self._config.windows.network_name or (known.name if known else ""))
+        if isinstance(found, NoNetwork):
+            self._host_text = found.text
+            self._look_at = now + SEEN_TWICE_S
+            if self._network_missing_since is None:
+                self._network_missing_since = now
+            elif known is not None and now - self._network_missing_since >= SEEN_TWICE_S:
+                self._observed.network = None
+                self._needs_deep = True
+            return False
+        self._network_missing_since = None
+        if known is None or found.guid != known.guid:
+            self._observed.forget_endpoints()
+            self._needs_deep = True
+        self._observed.network = found
+        return True
+
+    def _read_objects(self, *, audit: bool) -> None:
+        if self._needs_deep:
+            self._observer.read_all()
+            self._needs_deep = False
+            self._learn_marks()
+            self._refresh_facts()
+            self._touch_everything()
+            if self._seen_once:
+                self._note_drift(self._observed.take_changes())
+            self._observed.take_changes()
+            self._seen_once = True
+            return
+        self._observer.check_presence()
+        if audit:
+            count = self._config.windows.verify_per_period
+            self._observer.verify(count, lambda guid: is_ours(self._situation, guid))
+        self._refresh_facts()
+        changes = self._observed.take_changes()
+        self._note_drift(changes)
+        self._touch(changes)
+
+    def _note_drift(self, changes: Touched) -> None:
+        self._drifted.update(changes.frontends, changes.addresses)
+
+    def _learn_marks(self) -> None:
+        """Whether this HNS keeps our marks can be seen from any object that has one."""
+        situation = self._situation
+        if not situation.ownership.marks_kept:
+            made = situation.ownership.journal
+            situation.ownership.marks_kept = any(
+                situation.standing_of(balancer) is Standing.OURS and balancer.guid not in made
+                for balancer in self._observed.balancers.values()
+            )
+
+    # --- writing ---
+
+    def _work(self, now: float) -> None:
+        self._executor.exhausted = 0
+        for key in self._backoff.due(now):
+            self._make_dirty(key)
+        settings = self._config.windows
+        end = (self._client.calls + settings.call_budget, self._clock() + settings.pass_budget_s)
+        for _ in range(ROUNDS):
+            if not self._dirty or self._out_of_budget:
+                break
+            since = {key: open_.since for key, open_ in self._status.frontends.items()}
+            work = Work(self._dirty.frontends, self._dirty.addresses, self._backoff, since)
+            plan = make_plan(self._situation, work)
+            self._dirty = Touched()
+            try:
+                look = self._perform(plan, end)
+            except HnsDown:
+                self._dirty = Touched(set(plan.frontends), set(plan.addresses))
+                raise
+            self._fold(plan, now)
+            if look:  # something was not as remembered: see what it is, and let those places try again at once
+                self._observe(now, audit=False)
+        self._drifted.clear()
+
+    def _make_dirty(self, key: RetryKey) -> None:
+        match key:
+            case tuple():
+                self._dirty.frontends.add(key)
+            case str():
+                pass  # a stray load balancer: planned whenever anything is
+            case _:
+                self._dirty.addresses.add(key)
+
+    def _perform(self, plan: Plan, end: tuple[int, float]) -> bool:
+        """Whether another look at HNS is needed. Stops early when the budget, calls or time, is used up."""
+        look = False
+        for step in plan.steps:
+            if self._client.calls >= end[0] or self._clock() >= end[1]:
+                self._out_of_budget = True
+                return look
+            key = _key_of(step)
+            try:
+                wrote = self._executor.perform(step)
+            except StepFailed as error:
+                look = look or error.look
+                self._backoff.fail(key, error.error_class, error.text)
+                self._results.append(
+                    Result(step.change, Outcome.FAILED, error.text, error_class=error.error_class.value)
+                )
+            else:
+                self._backoff.clear(key)
+                self._results.append(Result(step.change, Outcome.DONE if wrote else Outcome.SKIPPED))
+            if key in self._drifted:
+                self._drift.append(step.change)
+        return look
+
+    def _fold(self, plan: Plan, now: float) -> None:
+        """Compare what was looked at once more, in memory, and note what is still open."""
+        for frontend in plan.frontends:
+            after = plan_frontend(self._situation, frontend)
+            if after.settled:
+                self._backoff.clear(frontend)
+            elif (after.verb is not None or after.surplus) and frontend not in self._backoff:
+                self._leave_open(frontend)
+            self._status.note_frontend(after, self._last_error(frontend), now)
+        for address in plan.addresses:
+            there = plan_address(self._situation, address)
+            if there.verb is not None or there.surplus:
+                if address not in self._backoff:
+                    self._leave_open(address)
+            else:
+                self._backoff.clear(address)
+            self._status.note_address(there, self._last_error(address), now)
+        self._follow(plan)
+
+    def _leave_open(self, key: FrontendKey | Address) -> None:
+        """Not reached within the budget: next pass. Reached and yet not in order, although nothing failed: later."""
+        if self._out_of_budget:
+            self._make_dirty(key)
+        else:
+            self._backoff.fail(key, ErrorClass.TRANSIENT, "")
+
+    def _last_error(self, key: RetryKey) -> str:
+        retry = self._backoff.get(key)
+        return retry.error if retry is not None else ""
+
+    def _follow(self, plan: Plan) -> None:
+        """Places that the plan did not look at, but that what was done has consequences for."""
+        changes = self._observed.take_changes()
+        self._dirty.frontends |= changes.frontends - plan.frontends
+        for address in changes.addresses:
+            if self._wanted.makes_source_vip(address):
+                self._dirty.frontends.update(key for key, open_ in self._status.frontends.items() if open_.blocked)
+            self._dirty.frontends.update(
+                user
+                for user in self._wanted.users(address)
+                if user in self._status.frontends and user not in plan.frontends
+            )
+            if address not in plan.addresses:
+                there = plan_address(self._situation, address)
+                if there.verb is not None or there.surplus:
+                    self._dirty.addresses.add(address)
+
+    # --- telling ---
+
+    def _report(self, state: HostState, now: float, calls: int) -> SyncReport:
+        times = [self._backoff.next_at(), self._outage.probe_at if self._outage else self._look_at]
+        return SyncReport(
+            state=state,
+            results=tuple(self._results),
+            shortfalls=self._wanted.shortfalls,
+            pending=self._status.pending,
+            drift=tuple(self._drift),
+            conditions=tuple(self._conditions(now)),
+            retry_at=min((time for time in times if time is not None), default=None),
+            again=state is HostState.HEALTHY and bool(self._dirty),
+            host_calls=self._client.calls - calls,
+        )
+
+    def _conditions(self, now: float) -> Iterator[str]:
+        if not self._complete:
+            yield "the lists of Services and EndpointSlices are not complete yet; nothing is written before"
+        if self._outage is not None:
+            yield f"HNS does not answer: {self._outage.error}"
+        if self._host_text:
+            yield self._host_text
+        if self._wanted.facts is not None and self._observed.network is not None:
+            yield from host_conditions(self._observed, self._wanted.facts)
+        yield from self._status.conditions(now)
+        for guid, text in sorted(self._observed.unreadable.items()):
+            yield f"left alone, cannot be read: {text or guid}"
+        if self._executor.exhausted >= GIVE_UP_AFTER:
+            yield (
+                "HNS has run out of ports for load balancers without DSR: widen the dynamic port range, or use DSR; "
+                "no more are tried in this pass"
+            )
+        if self._journal_file.fault:
+            yield self._journal_file.fault
+
+
+def _key_of(step: Step) -> FrontendKey | Address | Guid:
+    match step:
+        case SettleFrontend():
+            return step.frontend
+        case DeleteStray():
+            return step.guid
+        case MakeEndpoint() | ReplaceEndpoint() | DeleteEndpoint():
+            return step.address

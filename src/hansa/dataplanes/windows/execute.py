@@ -1,0 +1,344 @@
+"""Performing steps: the only module that writes to HNS, and the only place where keys meet GUIDs.
+
+Every write is decided anew from memory right before it is made, and memory follows every answer, so a step that an
+earlier failure has made pointless, or wrong, does nothing. Evidence: windows-proxy H.4, H.6; invariants I1 to I7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import TypeVar, assert_never
+
+from hansa.dataplanes.base import Verb
+from hansa.dataplanes.windows.objects import DesiredEndpoint, DesiredLoadBalancer, EndpointKind
+from hansa.dataplanes.windows.observe import Observer, raise_if_down
+from hansa.dataplanes.windows.ownership import OWNER, Journal, Standing, balancer_guid, endpoint_guid
+from hansa.dataplanes.windows.plan import (
+    ENDPOINTS,
+    NONE,
+    DeleteEndpoint,
+    DeleteStray,
+    FrontendPlan,
+    MakeEndpoint,
+    ReplaceEndpoint,
+    SettleFrontend,
+    Situation,
+    Step,
+    balancer_differences,
+    endpoint_differences,
+    plan_address,
+    plan_frontend,
+)
+from hansa.errors import DataplaneError
+from hansa.hns.api import ZERO_GUID, Guid, HnsError, HnsKind
+from hansa.hns.client import HnsClient
+from hansa.hns.errors import ErrorClass
+from hansa.hns.schema import (
+    EndpointFlags,
+    HnsEndpoint,
+    HnsLoadBalancer,
+    IpConfiguration,
+    MalformedHnsObject,
+    PortMapping,
+    ProviderAddress,
+    decode_endpoint,
+    decode_load_balancer,
+    encode,
+)
+from hansa.net import Address
+from hansa.rules.model import FrontendKey
+
+ALREADY_EXISTS = 0x800700B7
+GIVE_UP_AFTER = 3  # answers "exhausted" in one pass, after which no more load balancers without DSR are tried (F44)
+T = TypeVar("T", HnsEndpoint, HnsLoadBalancer)
+
+
+class StepFailed(DataplaneError):
+    """A step came to no good end. look: memory may be wrong about what HNS holds."""
+
+    def __init__(self, error_class: ErrorClass, text: str, *, look: bool = False) -> None:
+        self.error_class = error_class
+        self.text = text
+        self.look = look
+        super().__init__(text)
+
+
+class Executor:
+    """Performs one step at a time. exhausted: how often HNS had no room for a load balancer, reset by each pass."""
+
+    def __init__(self, client: HnsClient, observer: Observer, situation: Situation, journal: Journal) -> None:
+        self._client = client
+        self._observer = observer
+        self._situation = situation
+        self._journal = journal
+        self.exhausted = 0
+
+    def perform(self, step: Step) -> bool:
+        """Whether anything was written. Raises StepFailed, and HnsDown if HNS does not answer."""
+        before = self._client.calls
+        match step:
+            case MakeEndpoint():
+                self._make_endpoint(step.address)
+            case ReplaceEndpoint():
+                self._replace_endpoint(step.address)
+            case SettleFrontend():
+                self._settle(step.frontend)
+            case DeleteStray():
+                if step.guid in self._situation.observed.placeless:
+                    self._delete_balancer(step.guid)
+            case DeleteEndpoint():
+                self._delete_endpoint(step.address, step.guid)
+            case _:
+                assert_never(step)
+        return self._client.calls > before
+
+    # --- load balancers ---
+
+    def _settle(self, frontend: FrontendKey, *, without: Set[Address] = NONE) -> None:
+        """One group: the two calls of a replacement are adjacent."""
+        plan = plan_frontend(self._situation, frontend, without=without)
+        match plan.verb:
+            case Verb.CREATE:
+                self._create_balancer(plan)
+            case Verb.MODIFY:
+                self._modify_balancer(plan)
+            case Verb.REPLACE:
+                self._replace_balancer(plan)
+            case Verb.DELETE:
+                assert plan.guid is not None
+                self._delete_balancer(plan.guid)
+            case None:
+                pass
+            case _:
+                assert_never(plan.verb)
+        for guid in plan.surplus:
+            self._delete_balancer(guid)
+
+    def _replace_balancer(self, plan: FrontendPlan) -> None:
+        assert plan.guid is not None
+        self._refuse_if_closed(plan)
+        self._delete_balancer(plan.guid)
+        self._create_balancer(plan)
+
+    def _refuse_if_closed(self, plan: FrontendPlan) -> None:
+        assert plan.desired is not None
+        if self.exhausted >= GIVE_UP_AFTER and not plan.desired.dsr:
+            raise StepFailed(ErrorClass.EXHAUSTED, "HNS has run out of ports for load balancers without DSR")
+
+    def _create_balancer(self, plan: FrontendPlan) -> None:
+        assert plan.desired is not None
+        self._refuse_if_closed(plan)
+        frontend = plan.frontend
+        asked = balancer_guid(frontend, self._situation.generations.get(frontend, 0))
+        document = _balancer_document(plan.desired, plan.endpoints, OWNER)
+        made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)
+        self._journal.record_made(made.guid)
+        self._note_marks(made.guid == asked or made.owner == OWNER)
+        self._situation.observed.put_balancer(made)
+        self._note_silence(plan.desired, made)
+        differences = balancer_differences(self._situation, plan.desired, made, plan.endpoints)
+        if differences:
+            raise StepFailed(ErrorClass.REJECTED, f"HNS made it with another {', '.join(differences)}")
+
+    def _modify_balancer(self, plan: FrontendPlan) -> None:
+        assert plan.desired is not None
+        assert plan.guid is not None
+        # The Owner stays whose it was: nothing but the endpoints may change here.
+        owner = self._situation.observed.balancers[plan.guid].owner
+        document = _balancer_document(plan.desired, plan.endpoints, owner)
+        try:
+            text = self._client.modify(HnsKind.LOAD_BALANCER, plan.guid, document)
+            changed = decode_load_balancer(text)
+        except HnsError as error:
+            if raise_if_down(error) is not ErrorClass.UNSUPPORTED:
+                raise self._failed(error) from error
+            self._situation.modify = False
+            self._settle(plan.frontend)
+            return
+        except MalformedHnsObject as error:
+            raise StepFailed(ErrorClass.TRANSIENT, str(error), look=True) from error
+        self._situation.observed.put_balancer(changed)
+        if ENDPOINTS in balancer_differences(self._situation, plan.desired, changed, plan.endpoints):
+            self._situation.modify = False  # HNS 15.4 says yes and does nothing (F70)
+            self._settle(plan.frontend)
+
+    def _delete_balancer(self, guid: Guid) -> None:
+        self._delete(HnsKind.LOAD_BALANCER, guid)
+        self._situation.observed.drop_balancer(guid)
+
+    def _note_silence(self, desired: DesiredLoadBalancer, made: HnsLoadBalancer) -> None:
+        """Learn which fields this HNS never tells: asked for, and absent from the answer (windows-proxy H.3)."""
+        mapping = made.port_mappings[0] if made.port_mappings else None
+        if desired.source_vip is not None and made.source_vip is None:
+            self._journal.record_not_echoed("source VIP")
+        if desired.lb_flags and not made.flags:
+            self._journal.record_not_echoed("flags")
+        if mapping is not None and desired.mapping_flags and not mapping.flags:
+            self._journal.record_not_echoed("mapping flags")
+        if mapping is not None and desired.distribution and not mapping.distribution:
+            self._journal.record_not_echoed("distribution")
+
+    # --- endpoints ---
+
+    def _make_endpoint(self, address: Address) -> None:
+        plan = plan_address(self._situation, address)
+        if plan.verb is not Verb.CREATE:
+            return
+        assert plan.desired is not None
+        self._create_endpoint(plan.desired)
+
+    def _create_endpoint(self, desired: DesiredEndpoint) -> None:
+        situation = self._situation
+        asked = endpoint_guid(situation.network, desired.address, situation.generations.get(desired.address, 0))
+        document = _endpoint_document(desired, situation.network)
+        made = self._create(HnsKind.ENDPOINT, desired.address, asked, document, decode_endpoint)
+        self._journal.record_made(made.guid)
+        self._note_marks(made.guid == asked or made.owner == OWNER)
+        situation.observed.put_endpoint(made)
+        if not made.mac_address:
+            self._journal.record_not_echoed("MAC")
+        differences = endpoint_differences(situation, desired, made)
+        if differences:
+            raise StepFailed(ErrorClass.REJECTED, f"HNS made it with another {', '.join(differences)}")
+
+    def _replace_endpoint(self, address: Address) -> None:
+        """HNS has no two endpoints with one address and no endpoint goes while it is used: all users move off and back.
+
+        Whatever fails on the way, the load balancers get back what there is.
+        """
+        situation = self._situation
+        plan = plan_address(situation, address)
+        if plan.verb is not Verb.REPLACE or plan.guid is None or plan.desired is None:
+            return
+        users = sorted(situation.observed.references(plan.guid))
+        frontends = {claim for guid in users for claim in situation.observed.claims(guid)}
+        failure: StepFailed | None = None
+        try:
+            for frontend in sorted(frontends, key=str):
+                self._settle(frontend, without={address})
+            self._delete_endpoint_now(address, plan.guid)
+            self._create_endpoint(plan.desired)
+        except StepFailed as error:
+            failure = error
+        for frontend in sorted(frontends | situation.wanted.users(address), key=str):
+            try:
+                self._settle(frontend)
+            except StepFailed as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _delete_endpoint(self, address: Address, guid: Guid) -> None:
+        if guid in plan_address(self._situation, address).surplus:
+            self._delete_endpoint_now(address, guid)
+
+    def _delete_endpoint_now(self, address: Address, guid: Guid) -> None:
+        """Read again right before: an endpoint that has become local is somebody's pod (F48)."""
+        observed = self._situation.observed
+        users = observed.references(guid)
+        if users:
+            raise StepFailed(ErrorClass.BUSY, f"load balancer {min(users)} uses it")
+        self._observer.read(HnsKind.ENDPOINT, guid)
+        endpoint = observed.endpoints.get(guid)
+        if endpoint is None:
+            return
+        standing = self._situation.ownership.of_endpoint(endpoint, self._situation.network)
+        if address not in endpoint.addresses or not self._situation.ownership.may_delete_endpoint(standing):
+            raise StepFailed(ErrorClass.CONFLICT, "it has changed and is not ours any more")
+        self._delete(HnsKind.ENDPOINT, guid)
+        observed.drop_endpoint(guid)
+
+    # --- calls ---
+
+    def _create(
+        self,
+        kind: HnsKind,
+        key: FrontendKey | Address,
+        asked: Guid,
+        document: str,
+        decode: Callable[[str], T],
+    ) -> T:
+        network = self._situation.network if kind is HnsKind.ENDPOINT else None
+        try:
+            made = decode(self._client.create(kind, document, guid=asked, network=network))
+        except HnsError as error:
+            failed = self._failed(error)
+            if kind is HnsKind.LOAD_BALANCER and failed.error_class is ErrorClass.EXHAUSTED:
+                self.exhausted += 1
+            if error.hresult == ALREADY_EXISTS:
+                generations = self._situation.generations
+                generations[key] = generations.get(key, 0) + 1
+            raise failed from error
+        except MalformedHnsObject as error:
+            raise StepFailed(ErrorClass.TRANSIENT, str(error), look=True) from error
+        if made.guid == ZERO_GUID:
+            raise StepFailed(ErrorClass.TRANSIENT, "HNS made it, but does not tell its GUID", look=True)
+        return made
+
+    def _delete(self, kind: HnsKind, guid: Guid) -> None:
+        """One immediate second try: HNS of Server 2019 fails now and then (F05). What is gone needs no deleting."""
+        for last in (False, True):
+            try:
+                self._client.delete(kind, guid)
+                break
+            except HnsError as error:
+                if raise_if_down(error) is ErrorClass.GONE:
+                    break
+                if last:
+                    raise self._failed(error) from error
+        self._journal.record_deleted(guid)
+
+    @staticmethod
+    def _failed(error: HnsError) -> StepFailed:
+        error_class = raise_if_down(error)
+        return StepFailed(error_class, str(error), look=error_class in (ErrorClass.GONE, ErrorClass.CONFLICT))
+
+    def _note_marks(self, kept: bool) -> None:
+        if kept:
+            self._situation.ownership.marks_kept = True
+
+
+def is_ours(situation: Situation, guid: Guid) -> bool:
+    """Whether verification should look at the object: what we made or took over."""
+    balancer = situation.observed.balancers.get(guid)
+    if balancer is not None:
+        claims = situation.observed.claims(guid)
+        wanted = any(claim in situation.wanted.balancers for claim in claims)
+        return wanted or situation.ownership.of_balancer(balancer, claims) is Standing.OURS
+    endpoint = situation.observed.endpoints.get(guid)
+    return endpoint is not None and endpoint.remote
+
+
+def _balancer_document(desired: DesiredLoadBalancer, endpoints: Set[Guid], owner: str) -> str:
+    key = desired.key
+    mapping = PortMapping(
+        protocol=key.protocol.value,
+        internal_port=desired.internal_port,
+        external_port=key.port,
+        distribution=desired.distribution,
+        flags=desired.mapping_flags,
+    )
+    return encode(
+        HnsLoadBalancer(
+            endpoints=tuple(sorted(endpoints)),
+            source_vip=desired.source_vip,
+            frontend_vips=() if key.vip is None else (key.vip,),
+            port_mappings=(mapping,),
+            flags=desired.lb_flags,
+            owner=owner,
+        )
+    )
+
+
+def _endpoint_document(desired: DesiredEndpoint, network: Guid) -> str:
+    local = desired.kind is EndpointKind.SOURCE_VIP
+    return encode(
+        HnsEndpoint(
+            network=network,
+            policies=() if desired.provider is None else (ProviderAddress(desired.provider),),
+            ip_configurations=(IpConfiguration(desired.address),),
+            mac_address=desired.mac,
+            flags=EndpointFlags(0) if local else EndpointFlags.REMOTE,
+            owner=OWNER,
+        )
+    )

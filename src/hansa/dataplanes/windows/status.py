@@ -1,0 +1,105 @@
+"""What is not as desired, since when and why; and the sentences that people get about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hansa.dataplanes.windows.objects import address_order, frontend_order
+from hansa.dataplanes.windows.plan import AddressPlan, FrontendPlan
+from hansa.net import Address
+from hansa.rules.model import FrontendKey
+
+ALARM_AFTER_S = 10.0  # critical services (DNS, the API) may not be missing for longer (windows-proxy F22)
+NAMED = 5  # how many objects a sentence names before it only counts the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """since: monotonic time. desired: False for something that should be gone. blocked: only the host can change it."""
+
+    since: float
+    reason: str
+    desired: bool
+    critical: bool = False
+    blocked: bool = False
+    lacks_source_vip: bool = False
+
+
+@dataclass(slots=True)
+class Status:
+    """Open frontends and addresses; backends that wait for the CNI, or are on this node against their node name."""
+
+    frontends: dict[FrontendKey, Open] = field(default_factory=dict)
+    addresses: dict[Address, Open] = field(default_factory=dict)
+    waiting: dict[FrontendKey, tuple[Address, ...]] = field(default_factory=dict)
+    misplaced: dict[FrontendKey, tuple[Address, ...]] = field(default_factory=dict)
+
+    def note_frontend(self, plan: FrontendPlan, error: str, now: float) -> None:
+        """error: HNS's last word about it, "" if there is none."""
+        for kept, addresses in ((self.waiting, plan.waiting), (self.misplaced, plan.misplaced)):
+            if addresses:
+                kept[plan.frontend] = addresses
+            else:
+                kept.pop(plan.frontend, None)
+        if plan.settled:
+            self.frontends.pop(plan.frontend, None)
+            return
+        old = self.frontends.get(plan.frontend)
+        self.frontends[plan.frontend] = Open(
+            old.since if old else now,
+            error or plan.blocked or plan.why or f"endpoints are missing: {_named(plan.missing)}",
+            plan.desired is not None,
+            plan.desired is not None and plan.desired.critical,
+            bool(plan.blocked),
+            plan.lacks_source_vip,
+        )
+
+    def note_address(self, plan: AddressPlan, error: str, now: float) -> None:
+        if plan.verb is None and not plan.surplus and not plan.blocked:
+            self.addresses.pop(plan.address, None)
+            return
+        old = self.addresses.get(plan.address)
+        desired = plan.desired is not None and (plan.verb is not None or bool(plan.blocked))
+        reason = error or plan.blocked or plan.why
+        self.addresses[plan.address] = Open(old.since if old else now, reason, desired, blocked=bool(plan.blocked))
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Desired objects that are missing or different, as text, sorted."""
+        frontends = sorted((key for key, open_ in self.frontends.items() if open_.desired), key=frontend_order)
+        addresses = sorted((key for key, open_ in self.addresses.items() if open_.desired), key=address_order)
+        return (*(str(key) for key in frontends), *(f"endpoint {key}" for key in addresses))
+
+    @property
+    def lacks_source_vip(self) -> bool:
+        return any(open_.lacks_source_vip for open_ in self.frontends.values())
+
+    def conditions(self, now: float) -> Iterator[str]:
+        waiting = sorted({address for addresses in self.waiting.values() for address in addresses}, key=address_order)
+        if waiting:
+            yield f"backends on this node without HNS endpoint, which the CNI makes: {_named(tuple(waiting))}"
+        for key in sorted(self.frontends, key=frontend_order):
+            open_ = self.frontends[key]
+            if open_.blocked and open_.desired:
+                yield f"{key}: {open_.reason}"
+            if open_.critical and now - open_.since > ALARM_AFTER_S:
+                yield f"critical: {key} has not been as desired for {now - open_.since:.0f} s: {open_.reason}"
+        misplaced = {address for addresses in self.misplaced.values() for address in addresses}
+        if misplaced:
+            yield (
+                "HNS has these backends on this node, their EndpointSlice says another node; is the node name right? "
+                + _named(tuple(sorted(misplaced, key=address_order)))
+            )
+        kept = [address for address, open_ in self.addresses.items() if not open_.desired]
+        if kept:
+            yield f"endpoints that should be gone: {_named(tuple(sorted(kept, key=address_order)))}"
+        for address in sorted(self.addresses, key=address_order):
+            if self.addresses[address].blocked and self.addresses[address].desired:
+                yield f"endpoint {address}: {self.addresses[address].reason}"
+
+
+def _named(addresses: tuple[Address, ...]) -> str:
+    shown = ", ".join(str(address) for address in addresses[:NAMED])
+    more = len(addresses) - NAMED
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -90,7 +90,6 @@ class Reason(enum.Enum):
     OTHER_ZONE = "hinted for another zone"
     OTHER_NODE = "hinted for another node"
     NOT_LOCAL = "not on this node, and the policy is Local"
-    NO_POLICY_USES_IT = "no traffic policy of this port uses this set"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,3 +121,49 @@ class Schedule:
         else:
             self._retry_at = now + self._retry_s
             self._next_is_full = True
+
+
+class Backlog:
+    """Since when the host has not been as desired: what health and liveness are judged by (Z1 to Z4, I15).
+
+    `started` and `finished` as for `Schedule`, but `ok` means that nothing at all is pending on the host.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._since_during_run: float | None = None
+        self._running_since: float | None = None
+        self._last_ok_at: float | None = None
+
+    @property
+    def waiting_since(self) -> float | None:
+        """The oldest request that no successful run has satisfied; None if the host is as desired."""
+        return self._since
+
+    @property
+    def running_since(self) -> float | None:
+        return self._running_since
+
+    @property
+    def last_ok_at(self) -> float | None:
+        """When the last run ended after which nothing was pending; None before the first."""
+        return self._last_ok_at
+
+    def request(self, now: float) -> None:
+        if self._since is None:
+            self._since = now
+        if self._running_since is not None and self._since_during_run is None:
+            self._since_during_run = now
+
+    def started(self, now: float) -> None:
+        self._running_since = now
+        self._since_during_run = None
+
+    def finished(self, now: float, *, ok: bool) -> None:
+        """A failed run keeps the oldest request, and is one itself if it found the host wrong without being asked."""
+        if ok:
+            self._since = self._since_during_run
+            self._last_ok_at = now
+        elif self._since is None:
+            self._since = self._running_since
+        self._running_since = None

@@ -1,0 +1,588 @@
+"""Engine: the shell around the pure stages. Tasks, the worker thread, the clock and signals are here and nowhere else.
+
+One task per source hands batches to the pipeline, also while a sync is running. One loop asks the schedule what is due,
+lets the pipeline make the message, has the dataplane take it in, and records what came of it. Making the message and
+syncing happen in one worker thread, so that health and metrics answer however long a host call takes.
+
+What it never does: decide anything about services or objects, write before Services and EndpointSlices are complete
+(I1), undo rules when a source is lost or the process stops (I4), or end because a sync raised something (B6, I19).
+
+Evidence: service-semantics section 17; windows-proxy F31, F34, H.6 to H.8; operations.md 16.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypedDict, TypeVar
+
+from hansa.api.change import Change
+from hansa.api.objects import Node
+from hansa.config import Config
+from hansa.dataplanes.base import Dataplane, HostState, Outcome, Result, Shortfall, SyncReport
+from hansa.net import Address
+from hansa.pipeline import HealthCheck, HealthCheckKey, Pipeline
+from hansa.rules.model import RuleChanges
+from hansa.schedule import Backlog, RunKind, Schedule
+from hansa.sources import Source
+from hansa.sources.host import read_host
+
+_logger = logging.getLogger("hansa.engine")
+_T = TypeVar("_T")
+
+# Long enough for a host call that is under way; operations.md 16 asks for at most 2 s, and on shutdown Windows gives a
+# service 5 s.
+STOP_GRACE_S = 2.0
+# A source waits its troubles out by itself; if one raises, that is a bug, and starting it again is the best guess.
+SOURCE_RESTART_S = 5.0
+# What a person reads; a program that wants all of them observes.
+HISTORY_LENGTH = 100
+# Changes applied before other tasks get their turn: a few milliseconds' worth, so that a first list of a large cluster
+# does not hold up a health answer.
+CHUNK = 256
+# A safeguard against errors whose text never repeats; their lines still come, only without traceback.
+_DISTINCT_TRACEBACKS = 200
+# SIGBREAK is what Windows sends on Ctrl-Break and what a console service wrapper can send.
+_ENDING_SIGNALS: tuple[int, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)
+)
+
+
+class Clock(Protocol):
+    """Time as the engine sees it; tests bring their own."""
+
+    def now(self) -> float:
+        """Monotonic seconds; the schedule and the dataplanes reckon with these."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch; only compared with what other machines wrote down."""
+
+    async def wait(self, event: asyncio.Event, until: float | None) -> None:
+        """Return when `event` is set or `now()` has reached `until`; None: only when it is set."""
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    async def wait(self, event: asyncio.Event, until: float | None) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), None if until is None else max(0.0, until - self.now()))
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRecord:
+    """One run in brief. Times are monotonic seconds.
+
+    state: None if an exception ended the run; `error` then names it. ok: nothing was pending on the host afterwards.
+    frontends: how many the message named. latencies_s: for each slice change that has now reached the host, the time
+    since the change in the cluster that caused it (service-semantics O2 to O6).
+    """
+
+    number: int
+    kind: RunKind
+    started_at: float
+    finished_at: float
+    frontends: int = 0
+    complete: bool = False
+    state: HostState | None = None
+    ok: bool = False
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    drift: int = 0
+    pending: int = 0
+    host_calls: int = 0
+    latencies_s: tuple[float, ...] = ()
+    error: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        return self.finished_at - self.started_at
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the start.
+
+    syncs: by kind and result (ok, incomplete, error). steps: by verb and outcome.
+    """
+
+    changes: int = 0
+    syncs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    drift: int = 0
+    host_calls: int = 0
+    source_failures: int = 0
+    build_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What health and metrics ask, as values of one moment. Times are monotonic seconds.
+
+    ready: Services and EndpointSlices are complete. loop_since: when the loop was entered, None before (Z4).
+    waiting_since: the oldest request that the host does not satisfy yet, None if it is as desired (Z2, I15).
+    last_ok_at: end of the last run after which nothing was pending. node: the Node as last seen, None if never (Z8).
+    health_checks: what healthCheckNodePorts are to answer, as of the last run that reached the host (H11).
+    sources: one line each, in the order given.
+    """
+
+    ready: bool
+    loop_since: float | None
+    waiting_since: float | None
+    last_ok_at: float | None
+    running_since: float | None
+    node: Node | None
+    health_checks: Mapping[HealthCheckKey, HealthCheck]
+    sources: tuple[str, ...]
+    last: SyncRecord | None
+    report: SyncReport | None
+
+
+Observer = Callable[[SyncRecord, SyncReport | None], None]
+
+
+class Engine:
+    """Runs sources, pipeline and one dataplane until it is stopped. Belongs to one event loop.
+
+    `counts` and `history` (newest last) are for reading.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sources: Sequence[Source],
+        *,
+        dataplane: Dataplane,
+        clock: Clock | None = None,
+        read_addresses: Callable[[], frozenset[Address]] | None = None,
+    ) -> None:
+        """`read_addresses` gives this machine's addresses; the worker thread calls it before each check (N7)."""
+        self._clock: Clock = clock or SystemClock()
+        self._sources = tuple(sources)
+        self._dataplane = dataplane
+        self._read_addresses = read_addresses or _host_addresses
+        self._pipeline = Pipeline(config, frozenset(), since=self._clock.wall())
+        # Held while the pipeline changes or computes, never during a sync: events are taken in meanwhile (F34).
+        self._pipeline_lock = asyncio.Lock()
+        self._schedule = Schedule(config)
+        self._backlog = Backlog()
+        self._worker = _Worker()
+        self._log = _EngineLog()
+        self._observers: list[Observer] = []
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._parked = asyncio.Event()
+        self._run_ended = asyncio.Event()
+        self._run_ended.set()
+        self._loop_since: float | None = None
+        self._report: SyncReport | None = None
+        self._taken: Mapping[HealthCheckKey, HealthCheck] = {}
+        self._health_checks: Mapping[HealthCheckKey, HealthCheck] = {}
+        self._trigger_times: tuple[float, ...] = ()
+        self.counts = Counts()
+        self.history: deque[SyncRecord] = deque(maxlen=HISTORY_LENGTH)
+
+    async def run(self) -> None:
+        """Work until `stop()`, then end within STOP_GRACE_S with all rules left as they are.
+
+        A sync that is under way is waited for that long and then left to itself; its thread does not hold up the exit.
+        """
+        sources = [asyncio.create_task(self._drain(source)) for source in self._sources]
+        loop = asyncio.create_task(self._loop())
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({loop, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            self._wake.set()
+            await self._clock.wait(self._run_ended, self._clock.now() + STOP_GRACE_S)
+        finally:
+            for task in (*sources, loop, stopped):
+                task.cancel()
+            await asyncio.gather(*sources, stopped, return_exceptions=True)
+            await self._close_dataplane()
+        with suppress(asyncio.CancelledError):
+            await loop  # what it raises is a bug of the engine itself, and goes to the caller
+
+    def stop(self) -> None:
+        """Ask `run` to end. From other threads: by way of the event loop's `call_soon_threadsafe`."""
+        self._stop.set()
+
+    def request(self, *, full: bool = False) -> None:
+        """Ask for a sync though no object changed, for an operator or after a sign from the host. Moot before I1."""
+        if self._pipeline.ready:
+            self._request(full=full)
+
+    async def submit(self, batch: Sequence[Change]) -> None:
+        """Take changes in, as if a source had said them."""
+        async with self._pipeline_lock:
+            for start in range(0, len(batch), CHUNK):
+                self._pipeline.apply(batch[start : start + CHUNK])
+                await asyncio.sleep(0)
+            self.counts.changes += len(batch)
+            if self._pipeline.pending:
+                self._request()
+
+    def on_sync(self, observer: Observer) -> None:
+        """Have `observer` called in the event loop after each run; what it raises is logged and goes no further."""
+        self._observers.append(observer)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Pipeline]:
+        """The pipeline, standing still for as long as the caller reads. For explanations; syncs wait meanwhile."""
+        async with self._pipeline_lock:
+            yield self._pipeline
+
+    async def settled(self) -> None:
+        """Return once everything taken in has been dealt with: no run is under way, and none is due now."""
+        await self._parked.wait()
+
+    @property
+    def state(self) -> EngineState:
+        return EngineState(
+            ready=self._pipeline.ready,
+            loop_since=self._loop_since,
+            waiting_since=self._backlog.waiting_since,
+            last_ok_at=self._backlog.last_ok_at,
+            running_since=self._backlog.running_since,
+            node=self._pipeline.node,
+            health_checks=self._health_checks,
+            sources=tuple(source.status for source in self._sources),
+            last=self.history[-1] if self.history else None,
+            report=self._report,
+        )
+
+    async def _drain(self, source: Source) -> None:
+        """Hand a source's batches to the pipeline for ever. Losing the source changes nothing on the host."""
+        while True:
+            try:
+                async for batch in source.changes():
+                    await self.submit(batch)
+            except Exception as error:  # noqa: BLE001 - whatever a source does wrong, rules stay and other sources go on
+                self.counts.source_failures += 1
+                self._log.exception("source failed", error, source=source.status, restart_in_s=SOURCE_RESTART_S)
+            else:
+                return
+            await self._clock.wait(self._stop, self._clock.now() + SOURCE_RESTART_S)
+
+    def _request(self, *, full: bool = False) -> None:
+        now = self._clock.now()
+        self._schedule.request(now, full=full)
+        self._backlog.request(now)
+        self._parked.clear()
+        self._wake.set()
+
+    async def _loop(self) -> None:
+        self._loop_since = self._clock.now()
+        while not self._stop.is_set():
+            self._wake.clear()
+            now = self._clock.now()
+            due = self._schedule.next_sync(now)
+            if due is not None and due.at <= now:
+                self._parked.clear()
+                await self._sync()
+            else:
+                self._parked.set()
+                await self._clock.wait(self._wake, due.at if due is not None else None)
+
+    async def _sync(self) -> None:
+        started_at = self._clock.now()
+        kind = self._schedule.started(started_at)
+        self._backlog.started(started_at)
+        self._run_ended.clear()
+        message: RuleChanges | None = None
+        outcome: SyncReport | Exception
+        try:
+            message = await self._take(kind)
+            outcome = await self._hand_over(message, kind)
+        except Exception as error:  # noqa: BLE001 - B6: whatever goes wrong in a run counts as its failure
+            outcome = error
+        record = self._finish(kind, started_at, message=message, outcome=outcome)
+        self._run_ended.set()
+        self._log.run(record, outcome)
+        for observer in self._observers:
+            try:
+                observer(record, self._report)
+            except Exception as error:  # noqa: BLE001 - a metric or a display must not stop the syncs
+                self._log.exception("observer failed", error, observer=repr(observer))
+
+    async def _take(self, kind: RunKind) -> RuleChanges:
+        """The message for this run. What else belongs to it is noted until the run has reached the host."""
+        async with self._pipeline_lock:
+            if kind >= RunKind.AUDIT:
+                await self._note_addresses()
+            message = await self._worker.run(lambda: self._pipeline.take(full=kind is RunKind.FULL))
+            assert message is not None, "a run was due before the sources were complete"
+            self._trigger_times += self._pipeline.take_trigger_times()
+            self._taken = self._pipeline.health_checks
+            failures = self._pipeline.take_failures()
+        for service, failure in failures.items():
+            self.counts.build_failures += 1
+            self._log.exception("service left as it was", failure, service=str(service))
+        return message
+
+    async def _note_addresses(self) -> None:
+        try:
+            addresses = await self._worker.run(self._read_addresses)
+        except OSError as error:
+            self._log.exception("addresses of this machine cannot be read", error)
+        else:
+            self._pipeline.set_host_addresses(addresses)
+
+    async def _hand_over(self, message: RuleChanges, kind: RunKind) -> SyncReport:
+        now = self._clock.now()
+        return await self._worker.run(
+            lambda: self._dataplane.sync(message, now=now, audit=kind >= RunKind.AUDIT),
+        )
+
+    def _finish(
+        self, kind: RunKind, started_at: float, *, message: RuleChanges | None, outcome: SyncReport | Exception
+    ) -> SyncRecord:
+        """Tell schedule, backlog and counts what came of a run."""
+        now = self._clock.now()
+        latencies_s: tuple[float, ...] = ()
+        if isinstance(outcome, SyncReport):
+            self._report = outcome
+            done_here = reached_host(outcome) and outcome.retry_at is None
+            self._schedule.finished(now, ok=done_here, retry_at=outcome.retry_at, again=outcome.again)
+            self._backlog.finished(now, ok=outcome.ok)
+            if reached_host(outcome):
+                wall = self._clock.wall()
+                latencies_s = tuple(max(0.0, wall - moment) for moment in self._trigger_times)
+                self._trigger_times = ()
+                self._health_checks = self._taken
+        else:
+            self._schedule.finished(now, ok=False)
+            self._backlog.finished(now, ok=False)
+        record = SyncRecord(
+            number=self.history[-1].number + 1 if self.history else 1,
+            kind=kind,
+            started_at=started_at,
+            finished_at=now,
+            frontends=len(message.rules) if message is not None else 0,
+            complete=message is not None and message.complete,
+            latencies_s=latencies_s,
+            **_summary(outcome),
+        )
+        self.history.append(record)
+        self._count(record, outcome)
+        return record
+
+    def _count(self, record: SyncRecord, outcome: SyncReport | Exception) -> None:
+        result = "error" if record.error else "ok" if record.ok else "incomplete"
+        self.counts.syncs[str(record.kind), result] += 1
+        self.counts.drift += record.drift
+        self.counts.host_calls += record.host_calls
+        if isinstance(outcome, SyncReport):
+            self.counts.steps.update((one.change.verb.value, one.outcome.value) for one in outcome.results)
+
+    async def _close_dataplane(self) -> None:
+        """Release handles, unless the thread is still busy with a sync that nobody waits for any more."""
+        if not self._run_ended.is_set():
+            self._log.line(logging.WARNING, "sync abandoned", since_s=STOP_GRACE_S, dataplane=self._dataplane.name)
+        else:
+            await self._worker.run(self._dataplane.close)
+        self._worker.close()
+
+
+async def run(engine: Engine) -> int | None:
+    """Run the engine until it is stopped or the process is told to end; returns the signal's number, None without one.
+
+    For the main thread. A second signal while the last sync is being waited for has the system's own effect.
+    """
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+    old_handlers: dict[int, object] = {}
+
+    def end(number: int) -> None:
+        received.append(number)
+        restore()
+        _logger.info("stopping signal=%s", signal.Signals(number).name)
+        engine.stop()
+
+    def restore() -> None:
+        while old_handlers:
+            number, handler = old_handlers.popitem()
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    # `signal.signal` rather than the loop's own way, which Windows does not have.
+    for number in _ENDING_SIGNALS:
+        old_handlers[number] = signal.signal(number, lambda got, _: loop.call_soon_threadsafe(end, got))
+    try:
+        await engine.run()
+    finally:
+        restore()
+    return received[0] if received else None
+
+
+def reached_host(report: SyncReport) -> bool:
+    """Whether the dataplane saw the host and went through all it had to do; single keys may have failed."""
+    return report.state is HostState.HEALTHY and not report.again
+
+
+class _Summary(TypedDict, total=False):
+    state: HostState
+    ok: bool
+    done: int
+    failed: int
+    skipped: int
+    drift: int
+    pending: int
+    host_calls: int
+    error: str
+
+
+def _summary(outcome: SyncReport | Exception) -> _Summary:
+    if isinstance(outcome, Exception):
+        return {"error": f"{type(outcome).__name__}: {outcome}"}
+    results = Counter(result.outcome for result in outcome.results)
+    return {
+        "state": outcome.state,
+        "ok": outcome.ok,
+        "done": results[Outcome.DONE],
+        "failed": results[Outcome.FAILED],
+        "skipped": results[Outcome.SKIPPED],
+        "drift": len(outcome.drift),
+        "pending": len(outcome.pending),
+        "host_calls": outcome.host_calls,
+    }
+
+
+def _host_addresses() -> frozenset[Address]:
+    return read_host().addresses
+
+
+class _Worker:
+    """One thread that runs jobs in order. A daemon: a host call that never returns must not keep the process alive."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def run(self, job: Callable[[], _T]) -> _T:
+        """Run `job` in the thread; returns or raises what it does."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_T] = loop.create_future()
+
+        def work() -> None:
+            try:
+                deliver = partial(_give, answer, job())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the job was asked for
+                deliver = partial(_raise, answer, error)
+            with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(deliver)
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="hansa-sync", daemon=True)
+            self._thread.start()
+        self._jobs.put(work)
+        return await answer
+
+    def close(self) -> None:
+        """Let the thread end after the job that it is at."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+def _give(answer: asyncio.Future[_T], result: _T) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def _raise(answer: asyncio.Future[_T], error: BaseException) -> None:
+    if answer.done():
+        return
+    if isinstance(error, StopIteration):  # a future cannot carry it, and whoever waits would wait for ever
+        error = RuntimeError(f"the job raised {error!r}")
+    answer.set_exception(error)
+
+
+class _EngineLog:
+    """What is worth a line: runs with work done, and every trouble once for as long as it stays the same."""
+
+    def __init__(self) -> None:
+        self._tracebacks: set[str] = set()
+        self._failing: dict[str, str] = {}
+        self._shortfalls: frozenset[Shortfall] = frozenset()
+        self._conditions: frozenset[str] = frozenset()
+        self._state: HostState | None = None
+
+    def line(self, level: int, event: str, **fields: object) -> None:
+        """One line, `event key=value ...`; the fields are also on the record, as `fields`, for structured logs."""
+        text = " ".join((event, *(f"{key}={_quoted(value)}" for key, value in fields.items())))
+        _logger.log(level, "%s", text, extra={"fields": fields})
+
+    def exception(self, event: str, error: Exception, **fields: object) -> None:
+        """A line for the error, with the traceback the first time that this error comes from this place."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        identity = f"{event} {type(error).__name__} {error} {place}"
+        new = identity not in self._tracebacks and len(self._tracebacks) < _DISTINCT_TRACEBACKS
+        fields |= {"error": f"{type(error).__name__}: {error}", "place": place}
+        text = " ".join((event, *(f"{key}={_quoted(value)}" for key, value in fields.items())))
+        _logger.error("%s", text, extra={"fields": fields}, exc_info=error if new else None)
+        self._tracebacks.add(identity)
+
+    def run(self, record: SyncRecord, outcome: SyncReport | Exception) -> None:
+        head = {"number": record.number, "kind": str(record.kind), "duration_s": round(record.duration_s, 4)}
+        if isinstance(outcome, Exception):
+            self.exception("sync failed", outcome, **head)
+            return
+        if outcome.state is not self._state:
+            if self._state is not None or outcome.state is not HostState.HEALTHY:
+                self.line(logging.WARNING, "host", state=outcome.state.value, before=self._state and self._state.value)
+            self._state = outcome.state
+        for result in outcome.results:
+            self._step(result)
+        if record.ok:
+            self._failing.clear()
+        self._news(outcome)
+        if record.done or record.failed or record.drift:
+            level = logging.INFO if record.ok else logging.WARNING
+            counted = {name: getattr(record, name) for name in ("done", "failed", "skipped", "pending", "drift")}
+            self.line(level, "sync", **head, **counted, host_calls=record.host_calls, frontends=record.frontends)
+
+    def _step(self, result: Result) -> None:
+        change = result.change
+        name = f"{change.kind} {change.key}"
+        if result.outcome is Outcome.DONE:
+            if self._failing.pop(name, None) is not None:
+                self.line(logging.INFO, "step mended", verb=change.verb.value, kind=change.kind, key=change.key)
+        elif result.outcome is Outcome.FAILED and self._failing.get(name) != result.error:
+            self._failing[name] = result.error
+            owners = ",".join(change.owners)
+            fields = {"verb": change.verb.value, "kind": change.kind, "key": change.key, "owners": owners}
+            self.line(logging.WARNING, "step failed", **fields, error=result.error)
+
+    def _news(self, report: SyncReport) -> None:
+        shortfalls, conditions = frozenset(report.shortfalls), frozenset(report.conditions)
+        for one in sorted(shortfalls - self._shortfalls, key=str):
+            fields = {"feature": one.feature, "frontend": one.frontend, "owner": one.owner, "text": one.text}
+            self.line(logging.WARNING, "shortfall", **fields, needed=one.needed, found=one.found)
+        for condition in sorted(conditions - self._conditions):
+            self.line(logging.WARNING, "condition", text=condition)
+        for condition in sorted(self._conditions - conditions):
+            self.line(logging.INFO, "condition over", text=condition)
+        self._shortfalls, self._conditions = shortfalls, conditions
+
+
+def _quoted(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if text and not set(text) & set(' "=\n') else json.dumps(text)

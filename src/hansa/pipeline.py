@@ -1,0 +1,222 @@
+"""Pipeline: stages 2 and 3 in their order. Changes of API objects go in, messages for a dataplane come out.
+
+`apply` notes what a batch touches; `take` computes views and rules for that and nothing else, and answers with the
+difference to what it answered before. Nothing is ever computed, let alone answered, before Services and EndpointSlices
+are complete (I1). No clock, no task, no host: the engine owns one pipeline and calls it, one call at a time.
+
+>>> from hansa.api.change import Synced, Upsert
+>>> from hansa.api.objects import Kind
+>>> from hansa.testing import L1, WEB, config, endpoint_slice
+>>> pipeline = Pipeline(config(), frozenset())
+>>> pipeline.apply([Upsert(WEB), Synced(Kind.SERVICE)])
+>>> pipeline.take() is None
+True
+>>> pipeline.apply([Upsert(endpoint_slice("web-a", [L1])), Synced(Kind.ENDPOINT_SLICE)])
+>>> message = pipeline.take()
+>>> message.complete, [str(key) for key in message.rules]
+(True, ['node(IPv4):30080/tcp', '10.96.0.10:80/tcp', '203.0.113.7:80/tcp', '203.0.113.80:80/tcp'])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hansa.api.change import Change, Delete, Synced, Upsert
+from hansa.api.objects import EndpointSlice, Kind, Node, ObjectKey, ServiceKey
+from hansa.config import Config
+from hansa.net import Address, IPFamily
+from hansa.rules.build import build_rules
+from hansa.rules.model import FrontendKey, RuleChanges, Surroundings
+from hansa.rules.ruleset import RuleSet, frontend_order
+from hansa.rules.surroundings import make_surroundings
+from hansa.services.model import ServicePortView
+from hansa.services.node import node_facts
+from hansa.services.store import Store, Touched
+from hansa.services.view import build_view
+
+
+class HealthCheckKey(NamedTuple):
+    """One HTTP server of section 14: per Service and family, never per port (H2)."""
+
+    service: ServiceKey
+    family: IPFamily
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """What a healthCheckNodePort answers. local_count: distinct addresses of ready local endpoints (H6)."""
+
+    port: int
+    local_count: int
+
+
+class Pipeline:
+    """The store, the rule set, and what has been touched since the last message. Used by one thread at a time."""
+
+    def __init__(self, config: Config, host_addresses: frozenset[Address], *, since: float = 0.0) -> None:
+        """`since`: when this process started, in seconds since the epoch; older trigger times do not count (O3)."""
+        self._config = config
+        self._host_addresses = host_addresses
+        self._since = since
+        self._store = Store(config)
+        self._rules = RuleSet()
+        self._surroundings: Surroundings | None = None  # None: there has been no message yet
+        self._touched: set[ServiceKey] = set()
+        self._everything = False
+        self._addresses_changed = False
+        self._health_checks: dict[HealthCheckKey, HealthCheck] = {}
+        self._trigger_times: dict[ServiceKey, list[float]] = {}
+        self._failed: set[ServiceKey] = set()
+        self._failures: dict[ServiceKey | ObjectKey, Exception] = {}
+
+    def apply(self, batch: Iterable[Change]) -> None:
+        """Take changes in. A change that meets a bug of ours costs only itself (I19); see `take_failures`."""
+        for change in batch:
+            try:
+                touched = self._store.apply(change)
+            except Exception as error:
+                if isinstance(change, Synced):
+                    raise
+                self._failures[change.key] = error
+                continue
+            if touched:
+                self._touched.update(touched.services)
+                self._everything |= touched.everything
+                self._note_trigger_time(change, touched)
+
+    def set_host_addresses(self, addresses: frozenset[Address]) -> None:
+        """Tell which addresses this machine has now; they decide who serves node ports (N7)."""
+        if addresses != self._host_addresses:
+            self._host_addresses = addresses
+            self._addresses_changed = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` may answer: Services and EndpointSlices are complete (I1, I2)."""
+        return self._store.ready
+
+    @property
+    def pending(self) -> bool:
+        """Whether a message taken now might say something new."""
+        return self.ready and (bool(self._touched) or self._everything or self._addresses_changed)
+
+    def take(self, *, full: bool = False) -> RuleChanges | None:
+        """The message that brings a dataplane from the one before to now; None as long as the pipeline is not ready.
+
+        Complete are the first message, every message after a change of the surroundings (a dataplane's objects may
+        depend on them everywhere), and one asked for by `full`. If nothing was touched, `rules` is empty. A Service
+        whose view or rules meet a bug of ours keeps the rules it has (I19), and is tried again when it changes or
+        `full` is asked for.
+        """
+        if not self.ready:
+            return None
+        before = self._surroundings
+        if before is None or self._everything or self._addresses_changed:
+            surroundings = self._survey()
+        else:
+            surroundings = before
+        services = self._touched | self._failed if full else self._touched
+        if before is None or self._everything:
+            # Rules depend on the node's zone, IPs and detector, not on the machine's other addresses.
+            services = self._store.services.keys() | self._rules.services
+        # From here on a failure is a Service's own, so nothing touched can get lost.
+        self._surroundings = surroundings
+        self._touched, self._everything, self._addresses_changed = set(), False, False
+        changed = self._rebuild(services, surroundings)
+        if full or before != surroundings:
+            return self._rules.everything(surroundings)
+        return self._rules.changes(changed, surroundings)
+
+    def take_trigger_times(self) -> tuple[float, ...]:
+        """When the causes of the slice changes since the last call happened, seconds since the epoch (O2 to O5)."""
+        times = tuple(moment for moments in self._trigger_times.values() for moment in moments)
+        self._trigger_times.clear()
+        return times
+
+    def take_failures(self) -> Mapping[ServiceKey | ObjectKey, Exception]:
+        """The objects and Services that met a bug of ours since the last call; their rules are as they were before."""
+        failures, self._failures = self._failures, {}
+        return failures
+
+    def view(self, service_key: ServiceKey) -> tuple[ServicePortView, ...]:
+        """What this node knows about a Service now, with the reasons; () if it is not handled. Computed afresh."""
+        return build_view(self._store, service_key, self.surroundings.node, self._config)
+
+    @property
+    def store(self) -> Store:
+        """The API objects; for reading."""
+        return self._store
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules as of the last message; for reading."""
+        return self._rules
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """As of the last message; before the first, as of now."""
+        return self._survey() if self._surroundings is None else self._surroundings
+
+    @property
+    def node(self) -> Node | None:
+        """The Node object as last seen; None if it never was (Z8)."""
+        return self._store.node
+
+    @property
+    def health_checks(self) -> Mapping[HealthCheckKey, HealthCheck]:
+        """What healthCheckNodePorts answer as of the last message; a copy."""
+        return dict(self._health_checks)
+
+    def _survey(self) -> Surroundings:
+        facts = node_facts(self._store.node, self._config, self._host_addresses)
+        return make_surroundings(facts, self._config, self._store.service_cidrs)
+
+    def _rebuild(self, services: Iterable[ServiceKey], surroundings: Surroundings) -> set[FrontendKey]:
+        """Compute some Services anew; returns the frontends at which another rule is in force now."""
+        changed: set[FrontendKey] = set()
+        for key in services:
+            try:
+                view = build_view(self._store, key, surroundings.node, self._config)
+                rules = build_rules(view, self._config, surroundings)
+            except Exception as error:  # noqa: BLE001 - handed on by take_failures
+                self._failed.add(key)
+                self._failures[key] = error
+            else:
+                self._failed.discard(key)
+                changed |= self._rules.replace(key, rules)
+                self._note_health_checks(key, view)
+        return changed
+
+    def _note_health_checks(self, service: ServiceKey, view: tuple[ServicePortView, ...]) -> None:
+        for family in IPFamily:
+            key = HealthCheckKey(service, family)
+            checked = [one for one in view if one.port.family is family and one.port.health_check_node_port]
+            if checked:
+                local = frozenset[Address]().union(*(one.local_ready for one in checked))
+                self._health_checks[key] = HealthCheck(checked[0].port.health_check_node_port, len(local))
+            else:
+                self._health_checks.pop(key, None)
+
+    def _note_trigger_time(self, change: Change, touched: Touched) -> None:
+        """O2 to O5: a slice change that touches something is a sample; a deleted slice voids its Service's samples."""
+        match change:
+            case Upsert(EndpointSlice() as piece):
+                owner, moment = piece.service_key, piece.trigger_time
+                if owner in touched.services and owner is not None and moment is not None and moment > self._since:
+                    self._trigger_times.setdefault(owner, []).append(moment)
+            case Delete(ObjectKey(kind=Kind.ENDPOINT_SLICE)):
+                for service in touched.services:
+                    self._trigger_times.pop(service, None)
+
+
+def merge(older: RuleChanges, newer: RuleChanges) -> RuleChanges:
+    """One message instead of two: who missed `older` and gets this is where `newer` leads."""
+    if newer.complete:
+        return newer
+    rules = {**older.rules, **newer.rules}
+    if older.complete:
+        rules = {key: rule for key, rule in rules.items() if rule is not None}
+    ordered = {key: rules[key] for key in sorted(rules, key=frontend_order)}
+    return RuleChanges(ordered, newer.surroundings, complete=older.complete, conflicts=newer.conflicts)

@@ -1,0 +1,628 @@
+"""The shell: what is synced when, what survives what, and how it ends. Time is a number that the tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from tests.dictionary_dataplane import RETRY_S, DictionaryDataplane
+
+from hansa.api.change import Change, Delete, Synced, Upsert
+from hansa.api.objects import Kind
+from hansa.dataplanes.base import HostState
+from hansa.engine import SOURCE_RESTART_S, STOP_GRACE_S, Engine, SyncRecord, SystemClock, run
+from hansa.net import parse_address
+from hansa.schedule import RunKind
+from hansa.testing import L1, L2, NODE, NODE_ADDRESSES, R1, WEB_KEY, config, endpoint_slice, service
+
+LISTED = (Synced(Kind.SERVICE), Synced(Kind.ENDPOINT_SLICE))
+WEB = service("web")
+API = service("api", cluster_ips=["10.96.0.11"])
+START = (Upsert(NODE), Upsert(WEB), Upsert(endpoint_slice("web-a", [L1])), *LISTED)
+WALL = 1_000_000.0
+
+
+class FakeClock:
+    """Time that stands still until a test moves it. Waiters wake in the order of their times."""
+
+    def __init__(self) -> None:
+        self._now = 100.0
+        self._waiters: list[tuple[float, asyncio.Event]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        return WALL + self._now
+
+    async def wait(self, event: asyncio.Event, until: float | None) -> None:
+        if event.is_set() or (until is not None and until <= self._now):
+            return
+        alarm = asyncio.Event()
+        entry = (float("inf") if until is None else until, alarm)
+        self._waiters.append(entry)
+        tasks = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(alarm.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiters.remove(entry)
+            for task in tasks:
+                task.cancel()
+
+    async def advance(self, seconds: float, settled: Callable[[], Awaitable[None]]) -> None:
+        """Let time pass, stopping at every moment that somebody waits for until what happens then has happened."""
+        end = self._now + seconds
+        while True:
+            upcoming = [until for until, _ in self._waiters if until <= end]
+            self._now = max(self._now, min(upcoming, default=end))
+            for until, alarm in list(self._waiters):
+                if until <= self._now:
+                    alarm.set()
+            for _ in range(10):  # the waiters take notice before `settled` is asked
+                await asyncio.sleep(0)
+            await settled()
+            if not upcoming:
+                return
+
+
+class ListedSource:
+    """A source that says what a test tells it to; `say` returns once the engine has taken it in."""
+
+    def __init__(self) -> None:
+        self._batches: asyncio.Queue[tuple[Change, ...] | Exception] = asyncio.Queue()
+        self.starts = 0
+
+    @property
+    def status(self) -> str:
+        return f"started {self.starts} times"
+
+    async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        self.starts += 1
+        while True:
+            batch = await self._batches.get()
+            try:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+            finally:
+                self._batches.task_done()
+
+    async def say(self, *batch: Change) -> None:
+        self._batches.put_nowait(batch)
+        await self._batches.join()
+
+    async def break_down(self, error: Exception) -> None:
+        self._batches.put_nowait(error)
+        await self._batches.join()
+
+
+@dataclass
+class Stage:
+    """An engine at work, and everything around it."""
+
+    engine: Engine
+    source: ListedSource
+    dataplane: DictionaryDataplane
+    clock: FakeClock
+    task: asyncio.Task[None]
+    records: list[SyncRecord] = field(default_factory=list)
+
+    async def say(self, *batch: Change) -> None:
+        await self.source.say(*batch)
+
+    async def synced(self, *batch: Change) -> None:
+        """Say something and wait until the host has it."""
+        await self.say(*batch)
+        await asyncio.wait_for(self.engine.settled(), 10)
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.wait_for(self.clock.advance(seconds, self.engine.settled), 10)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """For what the worker thread does; the clock does not move."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    @property
+    def host(self) -> list[str]:
+        return sorted(str(key) for key in self.dataplane.host.frontends)
+
+    @property
+    def kinds(self) -> list[RunKind]:
+        return [record.kind for record in self.records]
+
+
+@asynccontextmanager
+async def stage(**settings: Any) -> AsyncIterator[Stage]:
+    addresses = settings.pop("read_addresses", lambda: NODE_ADDRESSES)
+    source, dataplane, clock = ListedSource(), DictionaryDataplane(), FakeClock()
+    made = Engine(config(**settings), [source], dataplane=dataplane, clock=clock, read_addresses=addresses)
+    task = asyncio.create_task(made.run())
+    set_up = Stage(made, source, dataplane, clock, task)
+    made.on_sync(lambda record, _: set_up.records.append(record))
+    try:
+        yield set_up
+    finally:
+        made.stop()
+        await asyncio.wait_for(task, 10)
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test in an event loop of its own."""
+
+    @functools.wraps(test)
+    def runs(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return runs
+
+
+@pytest.mark.scenario("t187")
+@in_loop
+async def test_i1_nothing_is_written_before_services_and_slices_are_listed() -> None:
+    async with stage() as on:
+        await on.say(Upsert(WEB), Upsert(endpoint_slice("web-a", [L1])), Synced(Kind.SERVICE), Synced(Kind.NODE))
+        on.engine.request(full=True)
+        await on.pass_time(7200)
+        assert on.dataplane.messages == []
+        assert not on.engine.state.ready
+        await on.synced(Synced(Kind.ENDPOINT_SLICE))
+        assert on.host == ["10.96.0.10:80/tcp"]
+        assert on.engine.state.ready
+
+
+@pytest.mark.scenario("t182")
+@in_loop
+async def test_b1_a_change_on_an_idle_node_is_synced_at_once() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(10)
+        await on.synced(Upsert(API))
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp"]
+        assert on.records[-1].started_at == on.clock.now()
+        assert on.kinds == [RunKind.FULL, RunKind.PARTIAL]
+        assert on.dataplane.audits == [True, False]
+
+
+@pytest.mark.scenario("t183")
+@in_loop
+async def test_b3_changes_in_the_pause_are_one_sync() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        for number in range(3):
+            await on.pass_time(0.2)
+            await on.synced(Upsert(service(f"s{number}", cluster_ips=[f"10.96.1.{number}"])))
+        assert len(on.records) == 1
+        await on.pass_time(0.4)
+        assert len(on.records) == 2
+        assert on.records[1].frontends == 3
+        assert on.records[1].started_at == on.records[0].finished_at + 1
+
+
+@in_loop
+async def test_f34_events_are_taken_in_while_a_sync_runs_and_start_the_next_one_after_the_pause() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        release = threading.Event()
+        on.dataplane.before_sync = lambda: release.wait(10) and None
+        await on.say(Upsert(API))
+        await on.until(lambda: len(on.dataplane.messages) == 2)
+        for last in range(1, 50):
+            await on.say(Upsert(service("more", cluster_ips=[f"10.96.2.{last}"])))
+        async with on.engine.reading() as pipeline:
+            assert pipeline.pending  # all of it is in the pipeline, while the sync is still running
+        assert on.engine.state.running_since == on.clock.now()
+        release.set()
+        await on.until(lambda: len(on.records) == 2)
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp"]  # a sync works on what it was given
+        await on.pass_time(1)
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp", "10.96.2.49:80/tcp"]
+        assert len(on.records) == 3
+
+
+@in_loop
+async def test_all_syncs_run_in_one_thread_that_is_not_the_loops() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(60)
+        assert len(on.dataplane.messages) > 1
+        assert len(on.dataplane.threads) == 1
+        assert threading.get_ident() not in on.dataplane.threads
+
+
+@pytest.mark.scenario("t188")
+@in_loop
+async def test_b6_i3_an_exception_in_the_first_sync_is_a_failure_and_is_repeated() -> None:
+    async with stage() as on:
+        on.dataplane.before_sync = failing(ZeroDivisionError("a bug"))
+        await on.synced(*START)
+        assert on.host == []
+        assert on.records[0].error == "ZeroDivisionError: a bug"
+        assert not on.task.done()
+        on.dataplane.before_sync = lambda: None
+        await on.pass_time(29.9)
+        assert len(on.records) == 1
+        await on.pass_time(0.1)
+        assert on.host == ["10.96.0.10:80/tcp"]
+        assert on.kinds == [RunKind.FULL, RunKind.FULL]
+
+
+def failing(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@in_loop
+async def test_b8_after_an_exception_everything_is_handed_over_anew() -> None:
+    """The dataplane that raised may not have taken in what it was given."""
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        on.dataplane.before_sync = failing(ZeroDivisionError("a bug"))
+        await on.synced(Upsert(API))
+        on.dataplane.before_sync = lambda: None
+        await on.pass_time(5)
+        await on.synced(Upsert(service("more", cluster_ips=["10.96.0.12"])))
+        assert on.dataplane.messages[-1].complete
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp", "10.96.0.12:80/tcp"]
+
+
+@in_loop
+async def test_f31_a_refused_frontend_is_retried_when_the_dataplane_says_and_holds_up_nobody() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        (web_key,) = on.dataplane.host.frontends
+        on.dataplane.host.refuse.add(web_key)
+        await on.synced(Upsert(endpoint_slice("web-a", [R1])), Upsert(API))
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp"]
+        assert on.records[-1].failed == 1
+        assert on.engine.state.waiting_since == on.clock.now()
+        on.dataplane.host.refuse.clear()
+        await on.pass_time(RETRY_S)
+        assert [str(one) for one in on.dataplane.host.frontends[web_key].endpoints] == ["10.1.2.21:8080"]
+        assert on.kinds == [RunKind.FULL, RunKind.PARTIAL, RunKind.PARTIAL]
+        assert not on.dataplane.messages[-1].rules  # nothing new to say: the dataplane knows what is missing
+        assert on.engine.state.waiting_since is None
+
+
+@in_loop
+async def test_an_absent_host_is_asked_again_and_nothing_is_concluded() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        on.dataplane.host.away = True
+        await on.synced(Upsert(API))
+        assert on.records[-1].state is HostState.UNAVAILABLE
+        assert on.host == ["10.96.0.10:80/tcp"]
+        on.dataplane.host.away = False
+        await on.pass_time(RETRY_S)
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp"]
+
+
+@in_loop
+async def test_f30_what_others_do_to_the_host_is_put_right_within_a_period_without_any_event() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        on.dataplane.host.frontends.clear()
+        await on.pass_time(29)
+        assert on.host == []
+        await on.pass_time(1)
+        assert on.host == ["10.96.0.10:80/tcp"]
+        assert on.kinds == [RunKind.FULL, RunKind.AUDIT]
+        assert on.engine.counts.drift == 1
+
+
+@in_loop
+async def test_b4_every_hour_everything_is_handed_over_anew() -> None:
+    async with stage(full_check_period_s=1e6) as on:
+        await on.synced(*START)
+        await on.pass_time(3600)
+        assert on.kinds == [RunKind.FULL, RunKind.FULL]
+        assert on.dataplane.messages[-1].complete
+
+
+@in_loop
+async def test_losing_the_sources_changes_nothing_and_they_are_started_again() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        writes = list(on.dataplane.host.writes)
+        await on.source.break_down(ConnectionError("gone"))
+        await on.until(lambda: on.engine.counts.source_failures == 1)
+        await on.pass_time(SOURCE_RESTART_S / 2)
+        assert on.source.starts == 1
+        await on.pass_time(SOURCE_RESTART_S / 2)
+        assert on.engine.state.sources == ("started 2 times",)
+        await on.pass_time(120)
+        assert on.dataplane.host.writes == writes
+        await on.synced(*START, Upsert(API))
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp"]
+
+
+@in_loop
+async def test_n7_addresses_of_the_machine_are_read_before_each_check() -> None:
+    found = set(NODE_ADDRESSES)
+    async with stage(read_addresses=lambda: frozenset(found)) as on:
+        await on.synced(*START)
+        new = parse_address("192.0.2.101")
+        found.add(new)
+        await on.pass_time(30)
+        assert on.dataplane.surroundings is not None
+        assert new in on.dataplane.surroundings.node.addresses
+
+
+@in_loop
+async def test_addresses_that_cannot_be_read_do_not_hold_up_a_sync(caplog: pytest.LogCaptureFixture) -> None:
+    def unreadable() -> frozenset[Any]:
+        raise PermissionError("no")
+
+    async with stage(read_addresses=unreadable) as on:
+        await on.synced(*START)
+        assert on.host == ["10.96.0.10:80/tcp"]
+    assert "addresses of this machine cannot be read" in caplog.text
+
+
+@in_loop
+async def test_i4_stopping_leaves_the_rules_in_place_and_releases_the_dataplane() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        writes = list(on.dataplane.host.writes)
+        on.engine.stop()
+        await asyncio.wait_for(on.task, 10)
+        assert on.host == ["10.96.0.10:80/tcp"]
+        assert on.dataplane.host.writes == writes
+        assert on.dataplane.closed == 1
+
+
+@in_loop
+async def test_stopping_waits_for_the_sync_under_way() -> None:
+    async with stage() as on:
+        release = threading.Event()
+        on.dataplane.before_sync = lambda: release.wait(10) and None
+        await on.say(*START)
+        await on.until(lambda: bool(on.dataplane.messages))
+        on.engine.stop()
+        await asyncio.sleep(0.01)
+        assert not on.task.done()
+        release.set()
+        await asyncio.wait_for(on.task, 10)
+        assert on.host == ["10.96.0.10:80/tcp"]
+        assert on.dataplane.closed == 1
+
+
+@in_loop
+async def test_stopping_gives_up_a_sync_that_hangs_within_a_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
+    async with stage() as on:
+        release = threading.Event()
+        on.dataplane.before_sync = lambda: release.wait(10) and None
+        await on.say(*START)
+        await on.until(lambda: bool(on.dataplane.messages))
+        on.engine.stop()
+        await on.until(lambda: on.engine.state.running_since is not None)
+
+        async def nothing() -> None: ...
+
+        await asyncio.sleep(0.01)
+        await on.clock.advance(STOP_GRACE_S, nothing)
+        await asyncio.wait_for(on.task, 10)
+        assert on.dataplane.closed == 0  # its thread is still inside the host
+        release.set()
+    assert "sync abandoned" in caplog.text
+
+
+@in_loop
+async def test_the_loop_goes_on_answering_while_a_sync_hangs() -> None:
+    """Section 20: health must be able to tell that a sync hangs."""
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        since = on.clock.now()
+        release = threading.Event()
+        on.dataplane.before_sync = lambda: release.wait(10) and None
+        await on.say(Upsert(API))
+        await on.until(lambda: len(on.dataplane.messages) == 2)
+        assert on.engine.state.waiting_since == since
+        assert on.engine.state.running_since == since
+        release.set()
+        await on.until(lambda: len(on.records) == 2)
+        assert on.engine.state.waiting_since is None
+        assert on.engine.state.last_ok_at == since
+
+
+@pytest.mark.scenario("t189")
+@in_loop
+async def test_o2_o6_latencies_are_reported_by_the_sync_that_reached_the_host() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        on.dataplane.before_sync = failing(ZeroDivisionError("a bug"))
+        caused_at = on.clock.wall() - 0.4
+        await on.synced(Upsert(endpoint_slice("web-a", [L2], trigger_time=caused_at)))
+        assert on.records[-1].latencies_s == ()
+        on.dataplane.before_sync = lambda: None
+        await on.pass_time(
+            25
+        )  # the check of the host is due before the retry, and is full like any run after a failure
+        assert on.records[-1].latencies_s == pytest.approx((25.4,))
+        await on.synced(Upsert(endpoint_slice("web-a", [L1, L2], trigger_time=on.clock.wall() - 0.1)))
+        await on.pass_time(1)
+        assert on.records[-1].latencies_s == pytest.approx((1.1,))
+
+
+@in_loop
+async def test_h11_health_check_answers_change_only_after_a_sync_that_reached_the_host() -> None:
+    checked = service(
+        "web",
+        type="LoadBalancer",
+        external_policy="Local",
+        health_check_node_port=32000,
+        load_balancer_vips=["203.0.113.80"],
+    )
+    async with stage() as on:
+        await on.synced(Upsert(NODE), Upsert(checked), Upsert(endpoint_slice("web-a", [L1])), *LISTED)
+        await on.pass_time(5)
+        on.dataplane.host.away = True
+        await on.synced(Upsert(endpoint_slice("web-a", [L1, L2])))
+        counts = [check.local_count for check in on.engine.state.health_checks.values()]
+        assert counts == [1]
+        on.dataplane.host.away = False
+        await on.pass_time(RETRY_S)
+        ((key, check),) = on.engine.state.health_checks.items()
+        assert (key.service, check.port, check.local_count) == (WEB_KEY, 32000, 2)
+
+
+@in_loop
+async def test_observers_see_every_run_and_their_own_errors_go_no_further(caplog: pytest.LogCaptureFixture) -> None:
+    async with stage() as on:
+        seen: list[int] = []
+
+        def broken(record: SyncRecord, report: object) -> None:
+            raise KeyError("display")
+
+        on.engine.on_sync(broken)
+        on.engine.on_sync(lambda record, _: seen.append(record.number))
+        await on.synced(*START)
+        await on.pass_time(60)
+        assert seen == [1, 2, 3]
+    assert "observer failed" in caplog.text
+
+
+@in_loop
+async def test_a_service_that_meets_a_bug_is_named_in_the_log_and_the_rest_is_synced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        odd = endpoint_slice("web-a", [L2])
+        object.__setattr__(odd, "endpoints", (None,))
+        await on.synced(Upsert(odd), Upsert(API))
+        assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp"]
+        assert on.engine.counts.build_failures == 1
+    assert "service left as it was service=d/web" in caplog.text
+
+
+@in_loop
+async def test_one_line_per_sync_with_work_and_none_when_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "hansa")
+    async with stage() as on:
+        await on.synced(*START)
+        (line,) = [record for record in caplog.records if record.name == "hansa.engine"]
+        assert line.getMessage().startswith("sync number=1 kind=full ")
+        assert line.__dict__["fields"]["done"] == 1
+        caplog.clear()
+        await on.pass_time(3600)
+        await on.synced(Upsert(WEB))
+        assert len(on.records) > 100
+        assert caplog.records == []
+
+
+@in_loop
+async def test_a_failing_step_and_an_exception_are_told_once_not_at_each_retry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "hansa")
+    async with stage() as on:
+        await on.synced(*START)
+        (web_key,) = on.dataplane.host.frontends
+        on.dataplane.host.refuse.add(web_key)
+        await on.pass_time(5)
+        await on.synced(Upsert(endpoint_slice("web-a", [R1])))
+        await on.pass_time(20 * RETRY_S)
+        assert caplog.text.count("step failed verb=modify kind=frontend key=10.96.0.10:80/tcp") == 1
+        on.dataplane.host.refuse.clear()
+        await on.pass_time(RETRY_S)
+        assert caplog.text.count("step mended") == 1
+        on.dataplane.before_sync = failing(ZeroDivisionError("a bug"))
+        await on.pass_time(300)
+        assert caplog.text.count("sync failed") > 5
+        assert caplog.text.count("Traceback") == 1
+
+
+@in_loop
+async def test_the_history_is_kept_and_counted() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        await on.synced(Delete(WEB.object_key))
+        assert [record.number for record in on.engine.history] == [1, 2]
+        assert on.engine.counts.syncs == {("full", "ok"): 1, ("partial", "ok"): 1}
+        assert on.engine.counts.steps == {("create", "done"): 1, ("delete", "done"): 1}
+        assert on.engine.counts.changes == len(START) + 1
+        assert on.engine.state.last == on.records[-1]
+
+
+@in_loop
+async def test_an_operator_can_ask_for_a_full_sync() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        on.dataplane.host.frontends.clear()
+        on.engine.request(full=True)
+        await on.engine.settled()
+        assert on.host == ["10.96.0.10:80/tcp"]
+
+
+@in_loop
+async def test_a_bug_in_the_engine_itself_ends_the_run_with_that_error() -> None:
+    class Stopped(FakeClock):
+        async def wait(self, event: asyncio.Event, until: float | None) -> None:
+            raise RuntimeError("no clock")
+
+    made = Engine(config(), [], dataplane=DictionaryDataplane(), clock=Stopped(), read_addresses=lambda: NODE_ADDRESSES)
+    with pytest.raises(RuntimeError, match="no clock"):
+        await asyncio.wait_for(made.run(), 10)
+
+
+@in_loop
+async def test_the_system_clock_waits_for_the_event_or_the_time() -> None:
+    clock, event = SystemClock(), asyncio.Event()
+    await clock.wait(event, clock.now() - 1)
+    await clock.wait(event, clock.now() + 0.001)
+    event.set()
+    await clock.wait(event, None)
+    assert abs(clock.wall() - time.time()) < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process on Windows")
+def test_signals_end_the_run_with_rules_in_place_and_handlers_restored(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    async def main() -> int | None:
+        source, dataplane = ListedSource(), DictionaryDataplane()
+        made = Engine(config(), [source], dataplane=dataplane, read_addresses=lambda: NODE_ADDRESSES)
+        task = asyncio.create_task(run(made))
+        await source.say(*START)
+        await made.settled()
+        os.kill(os.getpid(), number)
+        got = await asyncio.wait_for(task, 10)
+        assert len(dataplane.host.frontends) == 1
+        assert dataplane.closed == 1
+        return got
+
+    assert asyncio.run(main()) == number
+    assert signal.getsignal(number) is before
+
+
+@in_loop
+async def test_a_dataplane_that_raises_stop_iteration_fails_instead_of_hanging() -> None:
+    async with stage() as on:
+        on.dataplane.before_sync = failing(StopIteration())
+        await on.synced(*START)
+        assert "StopIteration" in on.records[0].error

@@ -99,25 +99,28 @@ class NativeHns:
         return "[]" if guids.strip() in ("", "null") else guids  # null: hcn.md 1.2, guarded against in SDN scripts
 
     def open(self, kind: HnsKind, guid: Guid) -> Handle:
-        return self._handle_of(kind, HnsVerb.OPEN.function(kind), _guid_bytes(guid))
+        function = HnsVerb.OPEN.function(kind)
+        return self._handle_of(kind, function, _guid(function, guid))
 
     def query(self, kind: HnsKind, handle: Handle, query: str) -> str:
         function = HnsVerb.QUERY.function(kind)
         return self._text_of(function, handle, _utf16(function, query))
 
     def create(self, kind: HnsKind, guid: Guid, settings: str, network: Handle | None = None) -> Handle:
-        if (network is not None) != (kind is HnsKind.ENDPOINT):
-            raise ValueError(f"a network handle belongs to endpoints and to nothing else, not to a {kind}")
         function = HnsVerb.CREATE.function(kind)
+        if (network is not None) != (kind is HnsKind.ENDPOINT):
+            # The DLL has no such call: one argument more or less would be read as something else.
+            raise HnsError(function, E_INVALIDARG, "Exactly endpoints are created on a network.")
         parent = () if network is None else (network,)
-        return self._handle_of(kind, function, *parent, _guid_bytes(guid), _utf16(function, settings))
+        return self._handle_of(kind, function, *parent, _guid(function, guid), _utf16(function, settings))
 
     def modify(self, kind: HnsKind, handle: Handle, settings: str) -> None:
         function = HnsVerb.MODIFY.function(kind)
         self._invoke(function, handle, _utf16(function, settings))
 
     def delete(self, kind: HnsKind, guid: Guid) -> None:
-        self._invoke(HnsVerb.DELETE.function(kind), _guid_bytes(guid))
+        function = HnsVerb.DELETE.function(kind)
+        self._invoke(function, _guid(function, guid))
 
     def close(self, kind: HnsKind, handle: Handle) -> None:
         # Nothing can be done about a handle that does not close: no error record, and the object is not affected.
@@ -315,9 +318,12 @@ def _open(library: str | Path) -> ctypes.CDLL:
     return load(name)
 
 
-def _guid_bytes(guid: Guid) -> bytes:
-    """The 16 bytes of a Windows GUID: its first three fields are little-endian. Raises ValueError if it is none."""
-    return uuid.UUID(guid).bytes_le
+def _guid(function: str, guid: Guid) -> bytes:
+    """The 16 bytes of a Windows GUID: its first three fields are little-endian."""
+    try:
+        return uuid.UUID(parse_guid(guid)).bytes_le
+    except ValueError as error:
+        raise HnsError(function, E_INVALIDARG, str(error)) from None
 
 
 def _utf16(function: str, text: str) -> bytes:

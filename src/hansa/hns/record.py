@@ -13,6 +13,7 @@ S_OK = HResult(0)
 E_NOTIMPL = HResult(0x80004001)
 E_FAIL = HResult(0x80004005)
 E_UNEXPECTED = HResult(0x8000FFFF)
+E_HANDLE = HResult(0x80070006)
 E_INVALID_DATA = HResult(0x8007000D)
 E_INVALIDARG = HResult(0x80070057)
 E_PROC_NOT_FOUND = HResult(0x8007007F)  # the DLL of this Windows lacks the function

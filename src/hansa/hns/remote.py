@@ -24,6 +24,7 @@ from hansa.hns.emulator.wire import (
     parse_server_address,
 )
 from hansa.hns.record import (
+    E_HANDLE,
     E_UNEXPECTED,
     RPC_CALL_FAILED,
     RPC_CONTEXT_MISMATCH,
@@ -64,8 +65,6 @@ class RemoteHns:
         return self._out(function, self._call(function, query, handle=handle))
 
     def create(self, kind: HnsKind, guid: Guid, settings: str, network: Handle | None = None) -> Handle:
-        if (network is not None) != (kind is HnsKind.ENDPOINT):
-            raise ValueError(f"a network handle belongs to endpoints and to nothing else, not to a {kind}")
         return self._opened(HnsVerb.CREATE.function(kind), guid, settings, handle=network)
 
     def modify(self, kind: HnsKind, handle: Handle, settings: str) -> None:
@@ -98,7 +97,9 @@ class RemoteHns:
         if handle is None:
             return self._exchange(Request(function, texts))
         generation, number = divmod(handle, 1 << _HANDLE_BITS)
-        if generation != self._generation or self._connection is None:
+        if not 0 < generation <= self._generation:
+            raise HnsError(function, E_HANDLE, "The handle was not given out by this service.")
+        if generation < self._generation or self._connection is None:
             raise HnsError(function, RPC_CONTEXT_MISMATCH, "The handle belongs to a connection that has ended.")
         return self._exchange(Request(function, (number, *texts)))
 

@@ -1,0 +1,40 @@
+"""Counts the numbered scenarios of service-semantics that a run has covered, and says so at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from tests.scenarios import summary
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    # Properties travel with the reports, also from the workers of pytest-xdist.
+    for item in items:
+        for mark in item.iter_markers("scenario"):
+            item.user_properties.append(("scenario", (mark.args[0], mark.kwargs.get("without", ""))))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    covered: set[str] = set()
+    in_full: set[str] = set()
+    failed: set[str] = set()
+    partly: dict[str, str] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, value in getattr(report, "user_properties", ()):
+                if name != "scenario":
+                    continue
+                scenario, without = value
+                if outcome != "passed":
+                    failed.add(scenario)
+                    continue
+                covered.add(scenario)
+                if without:
+                    partly[scenario] = without
+                else:
+                    in_full.add(scenario)
+    if covered or failed:
+        partly = {name: part for name, part in partly.items() if name not in in_full}
+        for line in summary(covered - failed, partly, failed):
+            terminalreporter.write_line(line)

@@ -304,8 +304,9 @@ def test_a_network_comes_back_with_another_id(host: Host) -> None:
 
 
 def test_foreign_objects_appear(host: Host) -> None:
-    guid = host.node.add(balancer(host.pod))
+    guid = host.node.add(balancer(host.pod, dsr=False))
     assert host.client.list_ids(BALANCER) == (guid,)
+    assert host.node.port_block(guid) is not None
     twin = host.node.add(msgspec.structs.replace(remote("10.40.3.14"), network=host.network))
     assert twin in host.client.list_ids(ENDPOINT, network=host.network)
 

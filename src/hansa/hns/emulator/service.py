@@ -188,6 +188,8 @@ class Emulator:
         """Put an object there as somebody else would have made it; a zero GUID is replaced. Twins are possible."""
         placed = value if value.guid != ZERO_GUID else msgspec.structs.replace(value, guid=self._new_guid())
         self._state.put(placed)
+        if isinstance(placed, HnsLoadBalancer):
+            self._take_block(placed)
         return placed.guid
 
     def remove(self, kind: HnsKind, guid: Guid) -> None:

@@ -6,7 +6,7 @@ A proxy finds these things and never makes them, so whoever runs one on the emul
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,7 +17,9 @@ from hansa.hns.emulator.builds import WS2022, Build, Machine
 from hansa.hns.emulator.faults import Clock
 from hansa.hns.emulator.nodes import L2BRIDGE, OVERLAY, RemoteNode, l2bridge_node, overlay_node
 from hansa.hns.emulator.service import Emulator
+from hansa.hns.schema import NetworkType
 from hansa.net import Address, IPFamily, Prefix, family_of, parse_prefix
+from hansa.sources import Source
 
 # What an emulated node gets where the Node object says nothing (documentation ranges).
 FALLBACK_ADDRESS = "192.0.2.21"
@@ -97,3 +99,33 @@ def _remote_nodes(others: Iterable[Node], own: Node | None) -> Iterable[RemoteNo
         if (own is not None and other.name == own.name) or not addresses or not prefixes:
             continue
         yield RemoteNode(str(addresses[0]), str(prefixes[0]), f"00-15-5D-7E-{number >> 8 & 255:02X}-{number & 255:02X}")
+
+
+def spare_source_vips(emulator: Emulator) -> tuple[Address, ...]:
+    """The address of each overlay subnet that CNIs usually keep free for the source VIP: the second host (`.2`)."""
+    subnets = [
+        subnet.prefix
+        for network in emulator.networks()
+        if network.type is NetworkType.OVERLAY
+        for subnet in network.subnets
+        if subnet.prefix is not None
+    ]
+    return tuple(prefix[2] for prefix in subnets if prefix.num_addresses > 4)
+
+
+class CniSource:
+    """A source of objects in front of which the kubelet of an emulated node acts: pods get their HNS endpoints first."""
+
+    def __init__(self, objects: Source, emulator: Emulator, node_name: str) -> None:
+        self._objects = objects
+        self._emulator = emulator
+        self._node_name = node_name
+
+    @property
+    def status(self) -> str:
+        return self._objects.status
+
+    async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        async for batch in self._objects.changes():
+            add_local_pods(self._emulator, batch, self._node_name)
+            yield batch

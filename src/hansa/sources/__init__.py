@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from hansa.api.change import Change
+from hansa.api.change import Change, Synced
+from hansa.api.objects import Kind
 
 
 class Source(Protocol):
@@ -22,3 +23,15 @@ class Source(Protocol):
     @property
     def status(self) -> str:
         """One line for people: `connected`, `retrying in 3 s: connection refused`, ..."""
+
+
+async def gather(source: Source) -> tuple[Change, ...]:
+    """Everything that a source holds now, for commands that look once: batches up to the last kind's first Synced."""
+    found: list[Change] = []
+    missing = set(Kind)
+    async for batch in source.changes():
+        found.extend(batch)
+        missing -= {change.kind for change in batch if isinstance(change, Synced)}
+        if not missing:
+            break
+    return tuple(found)

@@ -1,0 +1,136 @@
+"""Tables for people and plain data for JSON, made of the values that the stages hand out. Pure.
+
+Tables are rich's; on a terminal they are coloured, in a pipe they are plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from hansa.dataplanes.base import Change, HostState, Outcome, Shortfall, SyncReport, Verb
+from hansa.dataplanes.windows.table import Row
+
+_VERB_STYLES = {Verb.CREATE: "green", Verb.MODIFY: "yellow", Verb.REPLACE: "magenta", Verb.DELETE: "red"}
+
+
+def service_table(rows: Iterable[Row]) -> Table:
+    """Service port, frontend, HNS load balancer, its flags, its endpoints: one line per frontend."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("SERVICE PORT", "FRONTEND", "LOAD BALANCER", "FLAGS", "PORT", "ENDPOINTS", "STATE"):
+        table.add_column(heading, overflow="fold")
+    previous: tuple[str, ...] = ()
+    for row in rows:
+        table.add_row(
+            "" if row.owners == previous else "\n".join(row.owners),
+            f"{row.kind} {row.frontend}",
+            row.guid[:8].lower() if row.guid else "-",
+            " ".join(flag.lower().replace("_", "-") for flag in row.flags) or "-",
+            str(row.internal_port) if row.internal_port else "-",
+            "\n".join(
+                f"{endpoint.address} {endpoint.guid[:8].lower() if endpoint.guid else '-'} ({endpoint.place})"
+                for endpoint in row.endpoints
+            )
+            or "-",
+            row.state or "as desired",
+        )
+        previous = row.owners
+    return table
+
+
+def service_data(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "owners": list(row.owners),
+            "kind": row.kind,
+            "frontend": str(row.frontend),
+            "loadBalancer": row.guid,
+            "flags": list(row.flags),
+            "internalPort": row.internal_port or None,
+            "sourceVip": str(row.source_vip) if row.source_vip else None,
+            "endpoints": [
+                {"address": str(each.address), "id": each.guid, "place": each.place} for each in row.endpoints
+            ],
+            "state": row.state,
+        }
+        for row in rows
+    ]
+
+
+def change_table(changes: Sequence[Change]) -> Table:
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("STEP", "OBJECT", "KEY", "FOR", "WHY"):
+        table.add_column(heading, overflow="fold")
+    for change in changes:
+        verb = change.verb.value + (" (gap in traffic)" if change.disruptive else "")
+        style = _VERB_STYLES[change.verb]
+        table.add_row(f"[{style}]{verb}[/]", change.kind, change.key, "\n".join(change.owners) or "-", change.why)
+    return table
+
+
+def change_data(changes: Iterable[Change]) -> list[dict[str, Any]]:
+    return [
+        {
+            "verb": change.verb.value,
+            "kind": change.kind,
+            "key": change.key,
+            "why": change.why,
+            "disruptive": change.disruptive,
+            "owners": list(change.owners),
+        }
+        for change in changes
+    ]
+
+
+def shortfall_lines(shortfalls: Iterable[Shortfall]) -> list[str]:
+    """One line each; several frontends of one owner that fall short in the same way share a line."""
+    grouped: dict[tuple[str, str, str, str, str], list[str]] = {}
+    for one in shortfalls:
+        identity = (str(one.owner or ""), one.feature, one.text, one.needed, one.found)
+        grouped.setdefault(identity, []).append(str(one.frontend) if one.frontend else "")
+    lines = []
+    for (owner, feature, text, needed, found), frontends in grouped.items():
+        where = ", ".join(frontend for frontend in frontends if frontend)
+        tail = f" (needs {needed}, found {found})" if needed else ""
+        lines.append(f"{feature}: {owner}{' at ' + where if where else ''}: {text}{tail}")
+    return lines
+
+
+def shortfall_data(shortfalls: Iterable[Shortfall]) -> list[dict[str, Any]]:
+    return [
+        {
+            "feature": one.feature,
+            "frontend": str(one.frontend) if one.frontend else None,
+            "owner": str(one.owner) if one.owner else None,
+            "text": one.text,
+            "needed": one.needed,
+            "found": one.found,
+        }
+        for one in shortfalls
+    ]
+
+
+def report_line(report: SyncReport) -> str:
+    """What a sync did, in one sentence: `3 created, 1 modified; 17 host calls; everything as desired`."""
+    done: dict[str, int] = {}
+    failed = 0
+    for result in report.results:
+        if result.outcome is Outcome.DONE:
+            done[_PAST[result.change.verb]] = done.get(_PAST[result.change.verb], 0) + 1
+        elif result.outcome is Outcome.FAILED:
+            failed += 1
+    parts = [f"{count} {verb}" for verb, count in done.items()] or ["nothing written"]
+    if failed:
+        parts.append(f"{failed} failed")
+    if report.state is not HostState.HEALTHY:
+        ending = f"host {report.state.value}"
+    elif report.pending:
+        ending = f"{len(report.pending)} pending"
+    else:
+        ending = "everything as desired"
+    return f"{', '.join(parts)}; {report.host_calls} host calls; {ending}"
+
+
+_PAST = {Verb.CREATE: "created", Verb.MODIFY: "modified", Verb.REPLACE: "replaced", Verb.DELETE: "deleted"}

@@ -14,6 +14,11 @@ from dataclasses import dataclass, replace
 from hansa.config import Config
 from hansa.dataplanes.base import Change, HostState, Outcome, Result, SyncReport
 from hansa.dataplanes.windows.backoff import Backoff, RetryKey
+from hansa.dataplanes.windows.compare import (
+    Situation,
+    plan_address,
+    plan_frontend,
+)
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER, Executor, StepFailed, is_ours
 from hansa.dataplanes.windows.facts import derive_facts, host_conditions, node_address
 from hansa.dataplanes.windows.journal import JournalFile
@@ -26,12 +31,9 @@ from hansa.dataplanes.windows.plan import (
     Plan,
     ReplaceEndpoint,
     SettleFrontend,
-    Situation,
     Step,
     Work,
     make_plan,
-    plan_address,
-    plan_frontend,
 )
 from hansa.dataplanes.windows.status import Status
 from hansa.dataplanes.windows.table import Row, make_table
@@ -145,6 +147,11 @@ class WindowsDataplane:
         if self._wanted.facts is None or self._observed.network is None:
             return []
         return make_table(self._situation, {key: open_.reason for key, open_ in self._status.frontends.items()})
+
+    @property
+    def situation(self) -> Situation:
+        """What is wanted and what HNS holds, as the last pass left it. To be read only."""
+        return self._situation
 
     # --- taking in ---
 

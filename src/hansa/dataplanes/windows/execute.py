@@ -10,24 +10,26 @@ from collections.abc import Callable, Set
 from typing import TypeVar, assert_never
 
 from hansa.dataplanes.base import Verb
-from hansa.dataplanes.windows.objects import DesiredEndpoint, DesiredLoadBalancer, EndpointKind
-from hansa.dataplanes.windows.observe import Observer, raise_if_down
-from hansa.dataplanes.windows.ownership import OWNER, Journal, Standing, balancer_guid, endpoint_guid
-from hansa.dataplanes.windows.plan import (
+from hansa.dataplanes.windows.compare import (
     ENDPOINTS,
     NONE,
-    DeleteEndpoint,
-    DeleteStray,
     FrontendPlan,
-    MakeEndpoint,
-    ReplaceEndpoint,
-    SettleFrontend,
     Situation,
-    Step,
     balancer_differences,
     endpoint_differences,
     plan_address,
     plan_frontend,
+)
+from hansa.dataplanes.windows.objects import DesiredEndpoint, DesiredLoadBalancer, EndpointKind
+from hansa.dataplanes.windows.observe import Observer, raise_if_down
+from hansa.dataplanes.windows.ownership import OWNER, Journal, Standing, balancer_guid, endpoint_guid
+from hansa.dataplanes.windows.plan import (
+    DeleteEndpoint,
+    DeleteStray,
+    MakeEndpoint,
+    ReplaceEndpoint,
+    SettleFrontend,
+    Step,
 )
 from hansa.errors import DataplaneError
 from hansa.hns.api import ZERO_GUID, Guid, HnsError, HnsKind

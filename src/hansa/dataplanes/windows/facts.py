@@ -71,7 +71,7 @@ def host_conditions(observed: Observed, facts: HostFacts) -> Iterable[str]:
     assert network is not None
     if facts.overlay and IPFamily.IPV4 not in facts.source_vips:
         yield (
-            "source VIP missing: set windows.sourceVip, or name the CNI's endpoint in windows.sourceVipEndpoint; "
+            "source VIP missing: set winkernel.sourceVip, or name the CNI's endpoint in winkernel.sourceVipEndpoint; "
             "load balancers with backends on other nodes wait for it"
         )
     if facts.overlay and not facts.host_mac:

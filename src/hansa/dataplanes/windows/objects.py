@@ -52,12 +52,6 @@ def service_key(frontend: FrontendKey) -> LbKey:
     return LbKey(LbRole.SERVICE, *frontend)
 
 
-def frontend_order(frontend: FrontendKey) -> tuple[str, int, int, int]:
-    """A total order over both families: node ports first, then by address."""
-    address = -1 if frontend.address is None else int(frontend.address)
-    return (frontend.family.value, address, frontend.port, frontend.protocol.value)
-
-
 def address_order(address: Address) -> tuple[int, int]:
     return (address.version, int(address))
 

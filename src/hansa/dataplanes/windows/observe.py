@@ -7,7 +7,7 @@ few objects a time. Evidence: windows-proxy H.7; hcn.md 1.4 (listing), 5.10 (par
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Set
 from dataclasses import dataclass
 from typing import TypeVar
@@ -82,6 +82,7 @@ class Observed:
         self._by_address: dict[Address, set[Guid]] = {}
         self._references: dict[Guid, set[Guid]] = {}
         self.placeless: set[Guid] = set()  # load balancers without a frontend that can be read
+        self.turns: OrderedDict[Guid, None] = OrderedDict()  # whose content was read longest ago comes first
 
     def at_frontend(self, frontend: FrontendKey) -> list[HnsLoadBalancer]:
         """Load balancers that serve it, sorted by GUID; more than one is possible."""
@@ -107,6 +108,7 @@ class Observed:
             return
         self.drop_endpoint(endpoint.guid)
         self.endpoints[endpoint.guid] = endpoint
+        self.turns[endpoint.guid] = None
         for address in endpoint.addresses:
             self._by_address.setdefault(address, set()).add(endpoint.guid)
         self.changes.addresses.update(endpoint.addresses)
@@ -116,6 +118,7 @@ class Observed:
         old = self.endpoints.pop(guid, None)
         if old is None:
             return
+        del self.turns[guid]
         for address in old.addresses:
             _discard(self._by_address, address, guid)
         self.changes.addresses.update(old.addresses)
@@ -129,6 +132,7 @@ class Observed:
         self.drop_balancer(balancer.guid)
         guid = balancer.guid
         self.balancers[guid] = balancer
+        self.turns[guid] = None
         claims = self._claims[guid] = claims_of(balancer)
         for frontend in claims:
             self._by_frontend.setdefault(frontend, set()).add(guid)
@@ -143,6 +147,7 @@ class Observed:
         old = self.balancers.pop(guid, None)
         if old is None:
             return
+        del self.turns[guid]
         claims = self._claims.pop(guid)
         for frontend in claims:
             _discard(self._by_frontend, frontend, guid)
@@ -192,7 +197,6 @@ class Observer:
     def __init__(self, client: HnsClient, observed: Observed) -> None:
         self._client = client
         self._observed = observed
-        self._rotation: deque[Guid] = deque()
 
     def find_network(self, name: str) -> HnsNetwork | NoNetwork:
         """4 calls by name. Without a name, the only network that services can use: 1 call and 3 per network."""
@@ -223,23 +227,20 @@ class Observer:
 
     def verify(self, count: int, is_ours: Callable[[Guid], bool]) -> None:
         """Read up to `count` of our objects again, in turn: silent changes of content are found within a round."""
-        for _ in range(len(self._rotation)):
+        turns = self._observed.turns
+        for _ in range(len(turns)):
             if count <= 0:
                 return
-            guid = self._rotation.popleft()
-            kind = self._kind_of(guid)
-            if kind is None:
-                continue  # gone since; its place in the round goes too
-            self._rotation.append(guid)
+            guid = next(iter(turns))
+            turns.move_to_end(guid)
             if is_ours(guid):
                 count -= 1
-                self.read(kind, guid)
+                self.read(HnsKind.ENDPOINT if guid in self._observed.endpoints else HnsKind.LOAD_BALANCER, guid)
 
     def read(self, kind: HnsKind, guid: Guid) -> None:
         """Read one load balancer or endpoint into memory: 3 calls. One that is gone is dropped."""
         observed = self._observed
         drop = observed.drop_endpoint if kind is HnsKind.ENDPOINT else observed.drop_balancer
-        known = self._kind_of(guid) is not None or guid in observed.unreadable
         try:
             text = self._client.read(kind, guid)
             if kind is HnsKind.ENDPOINT:
@@ -254,8 +255,6 @@ class Observer:
         except MalformedHnsObject as error:
             drop(guid)
             observed.unreadable[guid] = str(error)
-        if not known:
-            self._rotation.append(guid)
 
     def _look(self, *, deep: bool) -> None:
         network = self._observed.network
@@ -279,11 +278,6 @@ class Observer:
             observed.drop_endpoint(guid)
         for guid in [guid for guid in observed.unreadable if guid not in present]:
             del observed.unreadable[guid]
-
-    def _kind_of(self, guid: Guid) -> HnsKind | None:
-        if guid in self._observed.balancers:
-            return HnsKind.LOAD_BALANCER
-        return HnsKind.ENDPOINT if guid in self._observed.endpoints else None
 
     def _read_network(self, guid: Guid) -> HnsNetwork | None:
         """None if it is gone meanwhile or makes no sense."""

@@ -12,10 +12,10 @@ from hansa.dataplanes.windows.objects import (
     DesiredLoadBalancer,
     HostFacts,
     address_order,
-    frontend_order,
 )
 from hansa.dataplanes.windows.wanted import Wanted
 from hansa.rules.model import Rule, RuleChanges, Surroundings
+from hansa.rules.ruleset import frontend_order
 from hansa.services.model import NodeFacts
 
 

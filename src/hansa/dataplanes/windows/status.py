@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hansa.dataplanes.windows.objects import address_order, frontend_order
-from hansa.dataplanes.windows.plan import AddressPlan, FrontendPlan
+from hansa.dataplanes.windows.compare import (
+    AddressPlan,
+    FrontendPlan,
+)
+from hansa.dataplanes.windows.objects import address_order
 from hansa.net import Address
 from hansa.rules.model import FrontendKey
+from hansa.rules.ruleset import frontend_order
 
 ALARM_AFTER_S = 10.0  # critical services (DNS, the API) may not be missing for longer (windows-proxy F22)
 NAMED = 5  # how many objects a sentence names before it only counts the rest

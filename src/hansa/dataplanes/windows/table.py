@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from hansa.dataplanes.windows.objects import frontend_order
-from hansa.dataplanes.windows.plan import Situation, plan_frontend, resolve
+from hansa.dataplanes.windows.compare import (
+    Situation,
+    plan_frontend,
+    resolve,
+)
 from hansa.hns.api import Guid
 from hansa.hns.schema import HnsLoadBalancer
 from hansa.net import Address
 from hansa.rules.model import FrontendKey
+from hansa.rules.ruleset import frontend_order
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from hansa.dataplanes.base import Change, HostState, Outcome, Shortfall, SyncReport, Verb
+from hansa.dataplanes.windows.render import Rendered
 from hansa.dataplanes.windows.table import Row
 
 _VERB_STYLES = {Verb.CREATE: "green", Verb.MODIFY: "yellow", Verb.REPLACE: "magenta", Verb.DELETE: "red"}
@@ -37,6 +38,28 @@ def service_table(rows: Iterable[Row]) -> Table:
             row.state or "as desired",
         )
         previous = row.owners
+    return table
+
+
+def rendered_table(found: Rendered) -> Table:
+    """What a host would have to hold, without a host: load balancers, then the endpoints that hansa makes."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("FOR", "OBJECT", "FLAGS", "PORT", "SOURCE VIP", "ENDPOINTS"):
+        table.add_column(heading, overflow="fold")
+    for one in found.load_balancers:
+        flags = [flag.name for flags in (one.lb_flags, one.mapping_flags) for flag in flags if flag.name]
+        backends = [f"{address}{' (local)' if address in one.local else ''}" for address in one.backends]
+        table.add_row(
+            "\n".join(one.owners),
+            f"load balancer {one.key}",
+            " ".join(flag.lower().replace("_", "-") for flag in flags) or "-",
+            str(one.internal_port),
+            str(one.source_vip or "not known"),
+            "\n".join(backends),
+        )
+    for endpoint in found.endpoints:
+        provider = f"on node {endpoint.provider}" if endpoint.provider else "-"
+        table.add_row("", f"{endpoint.kind.value} {endpoint.address}", "-", "-", "-", provider)
     return table
 
 

@@ -114,7 +114,7 @@ def spare_source_vips(emulator: Emulator) -> tuple[Address, ...]:
 
 
 class CniSource:
-    """A source of objects in front of which the kubelet of an emulated node acts: pods get their HNS endpoints first."""
+    """Another source, with the kubelet of an emulated node in between: pods get their HNS endpoints first."""
 
     def __init__(self, objects: Source, emulator: Emulator, node_name: str) -> None:
         self._objects = objects

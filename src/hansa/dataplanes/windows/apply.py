@@ -35,6 +35,7 @@ from hansa.dataplanes.windows.plan import (
     Work,
     make_plan,
 )
+from hansa.dataplanes.windows.render import Rendered, rendered
 from hansa.dataplanes.windows.status import Status
 from hansa.dataplanes.windows.table import Row, make_table
 from hansa.dataplanes.windows.wanted import Touched, Wanted
@@ -122,6 +123,15 @@ class WindowsDataplane:
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:
         """Raises DataplaneError if HNS cannot be read. Costs a deep snapshot: nothing that is remembered is used."""
+        quiet = self._preview(changes, now)
+        return make_plan(quiet._situation, Work(quiet._dirty.frontends, quiet._dirty.addresses)).changes
+
+    def render(self, changes: RuleChanges, *, now: float) -> Rendered:
+        """What these rules ask of this host, as plain values; reads the host, like `plan`, and writes nothing."""
+        return rendered(self._preview(changes, now)._wanted)
+
+    def _preview(self, changes: RuleChanges, now: float) -> WindowsDataplane:
+        """A twin that has taken in what this one has, and these changes, and has read the host."""
         config = replace(self._config, windows=replace(self._config.windows, journal_path=""))
         quiet = WindowsDataplane(self._client, config, mac_of=self._mac_of, rng=random.Random(0), clock=self._clock)
         quiet._journal.made.update(self._journal.made)
@@ -135,7 +145,7 @@ class WindowsDataplane:
         quiet._observe(now, audit=True)
         if quiet._wanted.facts is None:
             raise DataplaneError(quiet._host_text)
-        return make_plan(quiet._situation, Work(quiet._dirty.frontends, quiet._dirty.addresses)).changes
+        return quiet
 
     def close(self) -> None:
         """Nothing is held open between calls; load balancers and endpoints stay."""

@@ -20,7 +20,7 @@ from hansa.dataplanes.windows.compare import (
     plan_address,
     plan_frontend,
 )
-from hansa.dataplanes.windows.objects import DesiredEndpoint, DesiredLoadBalancer, EndpointKind
+from hansa.dataplanes.windows.objects import DesiredEndpoint, DesiredLoadBalancer
 from hansa.dataplanes.windows.observe import Observer, raise_if_down
 from hansa.dataplanes.windows.ownership import OWNER, Journal, Standing, balancer_guid, endpoint_guid
 from hansa.dataplanes.windows.plan import (
@@ -31,18 +31,15 @@ from hansa.dataplanes.windows.plan import (
     SettleFrontend,
     Step,
 )
+from hansa.dataplanes.windows.render import balancer_object, endpoint_object
 from hansa.errors import DataplaneError
 from hansa.hns.api import ZERO_GUID, Guid, HnsError, HnsKind
 from hansa.hns.client import HnsClient
 from hansa.hns.errors import ErrorClass
 from hansa.hns.schema import (
-    EndpointFlags,
     HnsEndpoint,
     HnsLoadBalancer,
-    IpConfiguration,
     MalformedHnsObject,
-    PortMapping,
-    ProviderAddress,
     decode_endpoint,
     decode_load_balancer,
     encode,
@@ -132,7 +129,7 @@ class Executor:
         self._refuse_if_closed(plan)
         frontend = plan.frontend
         asked = balancer_guid(frontend, self._situation.generations.get(frontend, 0))
-        document = _balancer_document(plan.desired, plan.endpoints, OWNER)
+        document = encode(balancer_object(plan.desired, plan.endpoints, OWNER))
         made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)
         self._journal.record_made(made.guid)
         self._note_marks(made.guid == asked or made.owner == OWNER)
@@ -147,7 +144,7 @@ class Executor:
         assert plan.guid is not None
         # The Owner stays whose it was: nothing but the endpoints may change here.
         owner = self._situation.observed.balancers[plan.guid].owner
-        document = _balancer_document(plan.desired, plan.endpoints, owner)
+        document = encode(balancer_object(plan.desired, plan.endpoints, owner))
         try:
             text = self._client.modify(HnsKind.LOAD_BALANCER, plan.guid, document)
             changed = decode_load_balancer(text)
@@ -192,7 +189,7 @@ class Executor:
     def _create_endpoint(self, desired: DesiredEndpoint) -> None:
         situation = self._situation
         asked = endpoint_guid(situation.network, desired.address, situation.generations.get(desired.address, 0))
-        document = _endpoint_document(desired, situation.network)
+        document = encode(endpoint_object(desired, situation.network, OWNER))
         made = self._create(HnsKind.ENDPOINT, desired.address, asked, document, decode_endpoint)
         self._journal.record_made(made.guid)
         self._note_marks(made.guid == asked or made.owner == OWNER)
@@ -309,38 +306,3 @@ def is_ours(situation: Situation, guid: Guid) -> bool:
         return wanted or situation.ownership.of_balancer(balancer, claims) is Standing.OURS
     endpoint = situation.observed.endpoints.get(guid)
     return endpoint is not None and endpoint.remote
-
-
-def _balancer_document(desired: DesiredLoadBalancer, endpoints: Set[Guid], owner: str) -> str:
-    key = desired.key
-    mapping = PortMapping(
-        protocol=key.protocol.value,
-        internal_port=desired.internal_port,
-        external_port=key.port,
-        distribution=desired.distribution,
-        flags=desired.mapping_flags,
-    )
-    return encode(
-        HnsLoadBalancer(
-            endpoints=tuple(sorted(endpoints)),
-            source_vip=desired.source_vip,
-            frontend_vips=() if key.vip is None else (key.vip,),
-            port_mappings=(mapping,),
-            flags=desired.lb_flags,
-            owner=owner,
-        )
-    )
-
-
-def _endpoint_document(desired: DesiredEndpoint, network: Guid) -> str:
-    local = desired.kind is EndpointKind.SOURCE_VIP
-    return encode(
-        HnsEndpoint(
-            network=network,
-            policies=() if desired.provider is None else (ProviderAddress(desired.provider),),
-            ip_configurations=(IpConfiguration(desired.address),),
-            mac_address=desired.mac,
-            flags=EndpointFlags(0) if local else EndpointFlags.REMOTE,
-            owner=OWNER,
-        )
-    )

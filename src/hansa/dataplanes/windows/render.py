@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from hansa.config import Config
@@ -10,10 +10,21 @@ from hansa.dataplanes.base import Shortfall
 from hansa.dataplanes.windows.objects import (
     DesiredEndpoint,
     DesiredLoadBalancer,
+    EndpointKind,
     HostFacts,
     address_order,
 )
 from hansa.dataplanes.windows.wanted import Wanted
+from hansa.hns.api import ZERO_GUID, Guid
+from hansa.hns.schema import (
+    EndpointFlags,
+    HnsEndpoint,
+    HnsLoadBalancer,
+    IpConfiguration,
+    PortMapping,
+    ProviderAddress,
+    to_document,
+)
 from hansa.rules.model import Rule, RuleChanges, Surroundings
 from hansa.rules.ruleset import frontend_order
 from hansa.services.model import NodeFacts
@@ -49,3 +60,52 @@ def rendered(wanted: Wanted) -> Rendered:
         tuple(endpoint for endpoint in endpoints if endpoint is not None),
         wanted.shortfalls,
     )
+
+
+def balancer_object(desired: DesiredLoadBalancer, endpoints: Set[Guid], owner: str = "") -> HnsLoadBalancer:
+    """The HNS object for a desired load balancer whose endpoints have these ids."""
+    key = desired.key
+    mapping = PortMapping(
+        protocol=key.protocol.value,
+        internal_port=desired.internal_port,
+        external_port=key.port,
+        distribution=desired.distribution,
+        flags=desired.mapping_flags,
+    )
+    return HnsLoadBalancer(
+        endpoints=tuple(sorted(endpoints)),
+        source_vip=desired.source_vip,
+        frontend_vips=() if key.vip is None else (key.vip,),
+        port_mappings=(mapping,),
+        flags=desired.lb_flags,
+        owner=owner,
+    )
+
+
+def endpoint_object(desired: DesiredEndpoint, network: Guid, owner: str = "") -> HnsEndpoint:
+    """The HNS object for a desired endpoint on this network."""
+    local = desired.kind is EndpointKind.SOURCE_VIP
+    return HnsEndpoint(
+        network=network,
+        policies=() if desired.provider is None else (ProviderAddress(desired.provider),),
+        ip_configurations=(IpConfiguration(desired.address),),
+        mac_address=desired.mac,
+        flags=EndpointFlags(0) if local else EndpointFlags.REMOTE,
+        owner=owner,
+    )
+
+
+def as_documents(found: Rendered) -> dict[str, list[dict[str, object]]]:
+    """The same in HCN's words, for people and programs, with addresses where a host would have ids."""
+    balancers = [
+        {
+            "For": list(one.owners),
+            "HostComputeEndpoints": [str(address) for address in one.backends],
+            **to_document(balancer_object(one, frozenset())),
+        }
+        for one in found.load_balancers
+    ]
+    endpoints = [{"Role": one.kind.value, **to_document(endpoint_object(one, ZERO_GUID))} for one in found.endpoints]
+    for document in (*balancers, *endpoints):
+        document.pop("HostComputeNetwork", None)
+    return {"HostComputeLoadBalancers": balancers, "HostComputeEndpoints": endpoints}

@@ -1,0 +1,43 @@
+"""The commands for people: each a few lines over a library call.
+
+What comes in: arguments, environment, files. What goes out: tables on a terminal, plain text in a pipe, JSON or YAML by
+`-o`; errors on standard error that say who must act; an exit code of `EXIT_CODES`. Who calls it: people and scripts.
+What it must never do: decide anything about services. Heavy modules are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hansa.errors import ConfigError, DataplaneError, MalformedObject, SourceError
+
+EXIT_CODES = {
+    0: "done",
+    1: "done, but some objects in the input could not be used; each is named on standard error",
+    2: "the arguments or the configuration are wrong; nothing was done",
+    3: "the source of objects cannot be read",
+    4: "the host refused or cannot be reached",
+    5: "`plan --exit-code`: something would change",
+}
+
+
+def main() -> None:
+    """Run the command line and exit. Errors that hansa raises on purpose become one message and an exit code."""
+    from hansa.cli.app import app
+
+    try:
+        app()
+    except ConfigError as error:
+        _fail(2, "configuration", [str(fault) for fault in error.faults])
+    except MalformedObject as error:
+        _fail(1, "object", [f"{error.subject}: {fault}" for fault in error.faults])
+    except SourceError as error:
+        _fail(3, "source", [str(error)])
+    except DataplaneError as error:
+        _fail(4, "host", [str(error)])
+
+
+def _fail(code: int, area: str, lines: list[str]) -> None:
+    for line in lines:
+        print(f"hansa: {area}: {line}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,245 @@
+"""What several commands take: settings, the source of objects, and which HNS to talk to."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from hansa.api.change import Change, Malformed, Upsert
+from hansa.api.objects import Node
+from hansa.config import Config, ignored_settings, make_config
+from hansa.errors import ConfigError, Fault
+from hansa.sources.host import read_host
+
+if TYPE_CHECKING:
+    from hansa.dataplanes.windows.apply import WindowsDataplane
+    from hansa.hns.api import HnsApi
+    from hansa.hns.emulator.service import Emulator
+    from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, HnsNetwork
+    from hansa.net import Address
+
+_T = TypeVar("_T")
+
+KUBERNETES = "kubernetes"
+DATAPLANES = ("windows",)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The configuration, and what was given but has no effect (to be said once)."""
+
+    config: Config
+    notes: tuple[str, ...]
+
+
+def read_settings(file: Path | None, assignments: Sequence[str], node_name: str) -> Settings:
+    """Configuration from a YAML file in kube-proxy's words, then `key=value` assignments, which win.
+
+    node_name: "" = hostnameOverride, else this machine's name. Raises ConfigError with every fault.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_yaml_mapping(file)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(Fault("--set", f"{assignment!r} is no assignment", "write --set key=value"))
+        _assign(values, key.split("."), yaml.safe_load(text) if text else "")
+    if node_name:
+        values["hostnameOverride"] = node_name
+    if "networkName" not in values.get("winkernel", {}) and os.environ.get("KUBE_NETWORK"):
+        _assign(values, ["winkernel", "networkName"], os.environ["KUBE_NETWORK"])
+    config = make_config(values, node_name=read_host().hostname)
+    return Settings(config, tuple(str(fault) for fault in ignored_settings(values)))
+
+
+def _read_yaml_mapping(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(Fault("--config", f"{file} cannot be read: {error.strerror}")) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(Fault("--config", f"{file} is not YAML: {error}")) from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(Fault("--config", f"{file} holds no mapping", "see docs/reference/commands.md"))
+    return found
+
+
+def _assign(values: dict[str, Any], path: Sequence[str], value: object) -> None:
+    for part in path[:-1]:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(Fault(".".join(path), f"{part} is a value, not a group"))
+        values = inner
+    values[path[-1]] = value
+
+
+def nodes(changes: Iterable[Change]) -> list[Node]:
+    return [change.object for change in changes if isinstance(change, Upsert) and isinstance(change.object, Node)]
+
+
+def check_node_name(config: Config, known: Sequence[Node]) -> None:
+    """Raise ConfigError if the input has Nodes but not ours: every pod would look remote (F67)."""
+    names = sorted(node.name for node in known)
+    if names and config.node_name not in names:
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise ConfigError(Fault("--node-name", f"no Node is called {config.node_name!r}", f"the input has {shown}"))
+
+
+def complaints(changes: Iterable[Change]) -> list[str]:
+    """What could not be used of the input, one line for each fault, with object and field."""
+    lines: list[str] = []
+    for change in changes:
+        if isinstance(change, Malformed):
+            lines.extend(f"{change.key} is left out: {fault}" for fault in change.faults)
+        elif isinstance(change, Upsert):
+            lines.extend(f"{change.key}: skipped {fault}" for fault in change.skipped)
+    return lines
+
+
+@dataclass(slots=True)
+class Host:
+    """The HNS that a command works on. emulator: set if it lives in this process. macs: by address of this machine."""
+
+    api: HnsApi
+    emulator: Emulator | None
+    macs: dict[Address, str]
+    addresses: frozenset[Address]
+
+
+def with_source_vip(config: Config, host: Host) -> Config:
+    """On an emulated overlay whose source VIP nobody named, take the place that CNIs usually reserve (.2).
+
+    Only for the emulator: on a real node the address belongs to the CNI's plan, and guessing would collide with a pod.
+    """
+    from hansa.lab.cni import spare_source_vips
+
+    if host.emulator is None or config.windows.source_vip or config.windows.source_vip_endpoint:
+        return config
+    return replace(config, windows=replace(config.windows, source_vip=spare_source_vips(host.emulator)))
+
+
+def windows_dataplane(host: Host, config: Config) -> WindowsDataplane:
+    from hansa.dataplanes.windows.apply import WindowsDataplane
+    from hansa.hns.client import HnsClient
+
+    return WindowsDataplane(
+        HnsClient(host.api), config, mac_of=host.macs.get, rng=random.Random(), clock=time.monotonic
+    )
+
+
+def open_host(text: str, config: Config, known: Sequence[Node], *, network: str, build: str) -> Host:
+    """The HNS that `--hns` names.
+
+    `native`: this Windows machine's. `emulator`: a fresh emulated node, made for this Node as its CNI would. `emulator:
+    FILE`: one that was saved. `remote:ADDRESS`: one that `hansa hns serve` offers. Raises ConfigError, DataplaneError.
+    """
+    word, _, rest = text.partition(":")
+    match word:
+        case "native":
+            from hansa.hns.native import NativeHns
+
+            facts = read_host()
+            return Host(NativeHns(), None, facts.macs, facts.addresses)
+        case "remote" if rest:
+            from hansa.hns.remote import RemoteHns
+
+            facts = read_host()
+            return Host(RemoteHns(rest), None, facts.macs, facts.addresses)
+        case "emulator":
+            emulator = _load_emulator(rest) if rest else _fresh_emulator(config, known, network=network, build=build)
+            macs = dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address)
+            return Host(emulator, emulator, macs, frozenset(emulator.host_addresses))
+        case _:
+            forms = "native, emulator, emulator:FILE or remote:ADDRESS"
+            raise ConfigError(Fault("--hns", f"{text!r} is no HNS that hansa knows", f"give {forms}"))
+
+
+def _fresh_emulator(config: Config, known: Sequence[Node], *, network: str, build: str) -> Emulator:
+    from hansa.hns.emulator.builds import BUILDS
+    from hansa.lab.cni import PodNetwork, emulated_node
+
+    if build not in BUILDS:
+        raise ConfigError(Fault("--build", f"{build!r} is no emulated build", f"give one of {', '.join(BUILDS)}"))
+    kinds = {kind.value: kind for kind in PodNetwork}
+    if network not in kinds:
+        raise ConfigError(Fault("--network", f"{network!r} is no pod network", f"give one of {', '.join(kinds)}"))
+    own = next((node for node in known if node.name == config.node_name), None)
+    return emulated_node(own, known, network=kinds[network], build=BUILDS[build])
+
+
+def _load_emulator(file: str) -> Emulator:
+    from hansa.hns.emulator.service import Emulator
+
+    try:
+        return Emulator.load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(Fault("--hns", f"{file} cannot be read: {error.strerror}")) from error
+
+
+def open_api(text: str) -> HnsApi:
+    """The HNS that `--hns` names, for commands that look at what is there: a fresh emulated node would be empty."""
+    word, _, rest = text.partition(":")
+    match word:
+        case "native":
+            from hansa.hns.native import NativeHns
+
+            return NativeHns()
+        case "remote" if rest:
+            from hansa.hns.remote import RemoteHns
+
+            return RemoteHns(rest)
+        case "emulator" if rest:
+            return _load_emulator(rest)
+        case _:
+            forms = "native, emulator:FILE or remote:ADDRESS"
+            raise ConfigError(Fault("--hns", f"{text!r} holds nothing that could be listed", f"give {forms}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What an HNS holds. malformed: what could not be understood, one line each."""
+
+    networks: tuple[HnsNetwork, ...]
+    endpoints: tuple[HnsEndpoint, ...]
+    load_balancers: tuple[HnsLoadBalancer, ...]
+    malformed: tuple[str, ...]
+
+
+def read_hns(api: HnsApi) -> Listing:
+    """Read every object; one that vanishes or cannot be understood costs only itself."""
+    from hansa.hns import schema
+    from hansa.hns.api import HnsError, HnsKind
+    from hansa.hns.client import HnsClient
+    from hansa.hns.errors import ErrorClass, classify
+
+    client = HnsClient(api)
+    malformed: list[str] = []
+
+    def read(kind: HnsKind, decode: Callable[[str], _T]) -> tuple[_T, ...]:
+        found = []
+        for guid in client.list_ids(kind):
+            try:
+                found.append(decode(client.read(kind, guid)))
+            except schema.MalformedHnsObject as error:
+                malformed.append(str(error))
+            except HnsError as error:
+                if classify(error) is not ErrorClass.GONE:
+                    raise
+        return tuple(found)
+
+    return Listing(
+        read(HnsKind.NETWORK, schema.decode_network),
+        read(HnsKind.ENDPOINT, schema.decode_endpoint),
+        read(HnsKind.LOAD_BALANCER, schema.decode_load_balancer),
+        tuple(malformed),
+    )

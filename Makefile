@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench golden docs docs-serve lock clean
+.PHONY: help demo test test-windows check format bench golden docs docs-serve lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -22,6 +22,9 @@ demo: .venv/run.stamp ## an emulated Windows node, from empty to healed (no root
 
 test: .venv/dev.stamp ## all tests; ARGS go to pytest
 	$(BIN)/pytest -n auto $(ARGS)
+
+test-windows: .venv/dev.stamp ## the Windows code with a Windows Python under Wine; ARGS go to pytest
+	$(BIN)/python tools/test-windows $(ARGS)
 
 check: .venv/dev.stamp ## format, lint, types
 	$(BIN)/ruff format --check .

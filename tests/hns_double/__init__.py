@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -122,15 +122,26 @@ class ScriptedService:
         while True:
             connection, _ = self._listener.accept()
             self._current = connection
-            with connection, connection.makefile("rb") as lines:
+            with connection:
                 if self._stopping:
                     return
-                for line in lines:
+                for line in self._lines(connection):
                     self.requests.append(decode_request(line))
                     answer = self._script(self.requests[-1])
                     if answer is None:
                         break
                     connection.sendall(answer if isinstance(answer, bytes) else encode_answer(answer))
+
+    def _lines(self, connection: socket.socket) -> Iterator[bytes]:
+        pending = b""
+        connection.settimeout(0.05)  # on Windows shutting a socket down does not wake who reads from it
+        while not self._stopping:
+            with contextlib.suppress(TimeoutError):
+                chunk = connection.recv(65536)
+                if not chunk:
+                    return
+                *lines, pending = (pending + chunk).split(b"\n")
+                yield from lines
 
     def __enter__(self) -> Self:
         return self

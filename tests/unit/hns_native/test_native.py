@@ -218,16 +218,20 @@ def test_guids_are_passed_in_the_layout_of_windows(guid: object) -> None:
 
 def test_what_is_no_guid_never_reaches_the_dll(dll: Double) -> None:
     calls = dll.count(Counter.CALLS)
-    with pytest.raises(ValueError, match="UUID"):
+    with pytest.raises(HnsError, match="'everything' is not a GUID") as refused:
         dll.native().delete(HnsKind.NETWORK, Guid("everything"))
+    assert refused.value.hresult == 0x80070057
     assert dll.count(Counter.CALLS) == calls
 
 
 @pytest.mark.parametrize("kind", HnsKind)
 def test_only_endpoints_are_created_on_a_network(dll: Double, kind: HnsKind) -> None:
     network = None if kind is HnsKind.ENDPOINT else Handle(1)
-    with pytest.raises(ValueError, match="network handle"):
+    calls = dll.count(Counter.CALLS)
+    with pytest.raises(HnsError, match="created on a network") as refused:
         dll.native().create(kind, GUID, "{}", network)
+    assert refused.value.hresult == 0x80070057
+    assert dll.count(Counter.CALLS) == calls
 
 
 def test_a_service_that_is_away_is_an_rpc_error_without_words(dll: Double) -> None:

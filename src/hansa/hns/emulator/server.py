@@ -8,10 +8,12 @@ handles, hcn.md 1.1).
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import stat
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self, assert_never
 
@@ -30,6 +32,12 @@ from hansa.hns.emulator.wire import (
     parse_server_address,
 )
 from hansa.hns.record import E_INVALIDARG, E_NOTIMPL, S_OK, write_error_record, write_version_response
+
+# What one read of a connection takes at most: calls are short, and lists of objects go the other way.
+_CHUNK_BYTES = 65536
+
+# How long close() waits for a connection whose client takes no more bytes; its thread ends with the process.
+_CLOSE_WAIT_S = 5.0
 
 _FUNCTIONS = {verb.function(kind): (verb, kind) for verb in HnsVerb for kind in HnsKind}
 
@@ -50,9 +58,10 @@ class Server:
         self._api = api
         self._listener = listener
         self._lock = lock
-        self._closing = threading.Event()
-        self._connections: dict[threading.Thread, socket.socket] = {}
-        self._connections_lock = threading.Lock()
+        self._talks: set[threading.Thread] = set()
+        # Closing one end makes the other readable to every thread at once. Closing or shutting down the socket that a
+        # thread is blocked on does not wake it on every system.
+        self._closing, self._closed = socket.socketpair()
         self.address = _address_of(listener)
         self._acceptor = threading.Thread(target=self._accept, name=f"hns-server {self.address}", daemon=True)
         self._acceptor.start()
@@ -63,22 +72,11 @@ class Server:
 
     def close(self) -> None:
         """End all connections and wait for their threads; safe to call twice."""
-        if self._closing.is_set():
-            return
-        self._closing.set()
-        # Closing a socket does not end a blocked accept() on every system; a connection always does.
-        with contextlib.suppress(OSError), connect(parse_server_address(self.address)):
-            pass
+        self._closing.close()
         self._acceptor.join()
-        self._listener.close()
-        if isinstance(address := parse_server_address(self.address), UnixAddress):
-            Path(address.path).unlink(missing_ok=True)
-        with self._connections_lock:
-            open_now = dict(self._connections)
-        for thread, connection in open_now.items():
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            thread.join()
+        for talk in tuple(self._talks):
+            talk.join(_CLOSE_WAIT_S)
+        self._closed.close()
 
     def __enter__(self) -> Self:
         return self
@@ -87,31 +85,50 @@ class Server:
         self.close()
 
     def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self._closing.is_set():
-                connection.close()
-                return
-            thread = threading.Thread(target=self._talk, args=(connection,), name="hns-connection", daemon=True)
-            with self._connections_lock:
-                self._connections[thread] = connection
-            thread.start()
+        with self._listener:
+            for _ in self._readable(self._listener):
+                connection, _peer = self._listener.accept()
+                self._talks = {talk for talk in self._talks if talk.is_alive()}
+                talk = threading.Thread(target=self._talk, args=(connection,), name="hns-connection", daemon=True)
+                self._talks.add(talk)
+                talk.start()
+        if isinstance(address := parse_server_address(self.address), UnixAddress):
+            Path(address.path).unlink(missing_ok=True)
 
     def _talk(self, connection: socket.socket) -> None:
-        """Answer the lines of one connection until it ends, then close what it left open."""
+        """Answer the lines of one connection until it or the server ends, then close what it left open."""
         open_handles: dict[Handle, HnsKind] = {}
         set_no_delay(connection)
         try:
-            with connection, connection.makefile("rb") as lines, contextlib.suppress(ConnectionError):
-                # A line without its end is one whose writer has vanished, or one that is too long to be a call.
-                while (line := lines.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+            with connection, contextlib.suppress(ConnectionError):  # the client is free to vanish at any moment
+                for line in self._lines(connection):
                     connection.sendall(encode_answer(self._answer(line, open_handles)))
         finally:
             with self._lock:
                 for handle, kind in open_handles.items():
                     self._api.close(kind, handle)
-            with self._connections_lock:
-                del self._connections[threading.current_thread()]
+
+    def _lines(self, connection: socket.socket) -> Iterator[bytes]:
+        """Whole lines as they come. What is too long to be a call ends the connection."""
+        pending = bytearray()
+        for _ in self._readable(connection):
+            chunk = connection.recv(_CHUNK_BYTES)
+            if not chunk:
+                return
+            pending += chunk
+            while (end := pending.find(b"\n")) >= 0:
+                yield bytes(pending[: end + 1])
+                del pending[: end + 1]
+            if len(pending) > MAX_LINE_BYTES:
+                return
+
+    def _readable(self, watched: socket.socket) -> Iterator[None]:
+        """Once each time there is something to take from `watched`, until the server is closed."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(watched, selectors.EVENT_READ)
+            selector.register(self._closed, selectors.EVENT_READ)
+            while all(key.fileobj is watched for key, _ in selector.select()):
+                yield
 
     def _answer(self, line: bytes, open_handles: dict[Handle, HnsKind]) -> Answer:
         try:

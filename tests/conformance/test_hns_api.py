@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import pytest
+from tests.hns_double import Counter, double
 
 from hansa.hns.api import ZERO_GUID, Guid, Handle, HnsApi, HnsError, HnsKind, HnsVersion, parse_guid
 from hansa.hns.client import DEFAULT_QUERY, HnsClient, list_query
 from hansa.hns.emulator import ZN23H2, Layout, Machine, l2bridge_node
+from hansa.hns.emulator.server import serve
+from hansa.hns.remote import RemoteHns
 from hansa.hns.schema import (
     EndpointFlags,
     HnsEndpoint,
@@ -52,7 +55,30 @@ def emulator() -> Iterator[Host]:
     assert node.bad_closes == 0
 
 
-IMPLEMENTATIONS: dict[str, Callable[[], AbstractContextManager[Host]]] = {"emulator": emulator}
+@contextmanager
+def remote() -> Iterator[Host]:
+    """The emulator behind its socket."""
+    with emulator() as inner, serve(inner.api, "127.0.0.1:0") as server, RemoteHns(server.address) as api:
+        yield Host(api, inner.version, inner.open_handles)
+
+
+@contextmanager
+def native() -> Iterator[Host]:
+    """The binding on a DLL whose objects are the emulator's; the DLL's texts must all be freed."""
+    dll = double()
+    with emulator() as inner, serve(inner.api, "127.0.0.1:0") as server, dll.native() as api:
+        dll.connect(server.address)
+        before = dll.leaks()
+        yield Host(api, inner.version, lambda: dll.count(Counter.HANDLES_OPEN) - before[Counter.HANDLES_OPEN])
+        dll.connect("")
+        assert dll.leaks() == before
+
+
+IMPLEMENTATIONS: dict[str, Callable[[], AbstractContextManager[Host]]] = {
+    "emulator": emulator,
+    "remote": remote,
+    "native": native,
+}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

@@ -70,6 +70,8 @@ class Double:
     def __init__(self) -> None:
         self.path = None if sys.platform == "win32" else compiled()
         self._library = ctypes.CDLL("computenetwork.dll" if self.path is None else str(self.path))
+        if not hasattr(self._library, "hns_double_count"):
+            pytest.skip("this system's computenetwork.dll is the real one: tests/host/windows is for it")
         self._library.hns_double_count.restype = ctypes.c_int64
 
     def native(self) -> NativeHns:

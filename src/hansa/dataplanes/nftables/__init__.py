@@ -1,0 +1,21 @@
+"""The nftables dataplane for Linux nodes: tables `ip hansa` and `ip6 hansa`, of constant shape.
+
+What comes in: `RuleChanges` from stage 3, and what the kernel says of hansa's own two tables.
+What goes out: one atomic transaction per sync and family, whose size follows the change; `SyncReport`s; text for people.
+Who calls it: the engine (`apply.NftablesDataplane`), the command line (`render`, `objects.write`, `trace`).
+What it must never do: make a chain, set or rule per service or endpoint; list or change another program's table; wipe
+its own to fill it again; start a program.
+On what evidence it stands: ARCHITECTURE section 3; service-semantics; every case of tests/cases through `trace` and,
+as root, with real packets; the nft program as the second opinion on every byte that is sent.
+
+`objects` are the values and their text, `render` makes them from rules, `plan` orders their differences, `wire` and
+`apply` bring them to the kernel, `memory` stands in for it, `trace` says what a packet would meet.
+
+>>> from hansa.dataplanes.nftables.apply import NftablesDataplane
+>>> from hansa.dataplanes.nftables.memory import MemoryRuleset
+>>> from hansa.rules.model import RuleChanges, Surroundings
+>>> from hansa.services.model import NodeFacts
+>>> nothing = RuleChanges({}, Surroundings(NodeFacts("n1")), complete=True)
+>>> NftablesDataplane(MemoryRuleset()).sync(nothing, now=0.0, audit=False).ok
+True
+"""

@@ -1,0 +1,316 @@
+"""The nftables dataplane and its host: reading the table back, sending one transaction, and when to do which.
+
+A sync sends the difference that the changed rules make. The kernel counts every transaction of anybody; as long as
+nobody else wrote, an audit is one question. After a foreign write, a refusal, or at the start, the table is read back,
+compared whole, and mended; a table that is already as desired is left untouched.
+Evidence: ARCHITECTURE sections 1 and 3; libraries section 5.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from hansa.dataplanes.base import Change, HostState, Outcome, Result, Shortfall, SyncReport, Verb
+from hansa.dataplanes.nftables import plan as planning
+from hansa.dataplanes.nftables import wire
+from hansa.dataplanes.nftables.objects import TABLE, SetSpec, Value
+from hansa.dataplanes.nftables.plan import Refused, Transaction
+from hansa.dataplanes.nftables.render import SETS, Desired
+from hansa.errors import DataplaneError
+from hansa.net import IPFamily
+from hansa.netlink import nftables as nf
+from hansa.netlink.socket import NetfilterSocket, NetlinkError
+from hansa.rules.model import FrontendKey, Rule, RuleChanges
+
+ROUTE_LOCALNET = Path("/proc/sys/net/ipv4/conf/all/route_localnet")
+# A failed sync is tried again after this long, unless a change comes first.
+RETRY_S = 5.0
+# A refused transaction of this many messages names so many of its refusals; they mostly repeat the first.
+REFUSALS_SHOWN = 3
+
+
+class RulesetHost(Protocol):
+    """Where tables live: the kernel, or `memory.MemoryRuleset`. Every method raises DataplaneError if it is away."""
+
+    def generation(self) -> int:
+        """A number that every transaction of anybody raises by one."""
+
+    def read(self, family: IPFamily) -> wire.Found | None:
+        """hansa's own table of the family, None if there is none. Other tables are never listed."""
+
+    def commit(self, transaction: Transaction) -> None:
+        """Apply all of it or, raising Refused, nothing."""
+
+    def route_localhost(self) -> None:
+        """Let packets from 127.0.0.0/8 leave by other interfaces, which localhost node ports need (N11)."""
+
+    def close(self) -> None:
+        """Release what the host holds; tables stay."""
+
+
+class KernelRuleset:
+    """The nf_tables of the network namespace in which it was made."""
+
+    def __init__(self) -> None:
+        self._socket = NetfilterSocket()
+        self._specs: dict[str, SetSpec] = {spec.name: spec for spec in SETS}
+
+    def generation(self) -> int:
+        replies = self._socket.request(nf.message_type(nf.GET_GENERATION), 0, nf.nfgenmsg(0))
+        return nf.read_generation(replies[0].payload)
+
+    def read(self, family: IPFamily) -> wire.Found | None:
+        number = wire.family_number(family)
+        try:
+            self._socket.request(nf.message_type(nf.GET_TABLE), 0, nf.table(number, TABLE))
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return None
+            raise
+        found = wire.Found()
+        own = nf.table(number, TABLE)
+        for reply in self._socket.dump(nf.message_type(nf.GET_SET), own):
+            table, name, shape = nf.read_set(reply.payload)
+            if table == TABLE:
+                found.sets[name] = shape
+        # The kernel lists the chains of all tables of the family; only names are looked at.
+        for reply in self._socket.dump(nf.message_type(nf.GET_CHAIN), nf.nfgenmsg(number)):
+            table, chain = nf.read_chain(reply.payload)
+            if table == TABLE:
+                found.chains[chain.name] = chain
+        for reply in self._socket.dump(nf.message_type(nf.GET_RULE), own):
+            table, name, rule = nf.read_rule(reply.payload)
+            if table == TABLE:
+                found.rules.setdefault(name, []).append(rule)
+        for name in found.sets:
+            spec = self._specs.get(name)
+            if spec is not None and not spec.dynamic:
+                found.elements[name] = self.read_elements(family, spec)
+        return found
+
+    def read_elements(self, family: IPFamily, spec: SetSpec) -> dict[bytes, Value]:
+        """The elements of one set."""
+        request = nf.set_name(wire.family_number(family), TABLE, spec.name)
+        return dict(
+            wire.decode_element(spec, raw)
+            for reply in self._socket.dump(nf.message_type(nf.GET_ELEMENT), request)
+            for raw in nf.decode_elements(reply.payload)
+        )
+
+    def commit(self, transaction: Transaction) -> None:
+        batch = wire.encode_transaction(transaction, self._specs, self._socket.next_sequence())
+        self._socket.skip_to(batch.last_sequence + 2)
+        try:
+            self._socket.batch(batch.data, first_sequence=batch.first_sequence, last_sequence=batch.last_sequence)
+        except NetlinkError as error:
+            raise Refused(_explain(error, batch), error.code) from error
+
+    def route_localhost(self) -> None:
+        try:
+            ROUTE_LOCALNET.write_text("1", encoding="ascii")
+        except OSError as error:
+            raise DataplaneError(f"{ROUTE_LOCALNET} cannot be set: {error}") from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _explain(error: NetlinkError, batch: wire.Batch) -> str:
+    """Each refusal with what its message was about, instead of its sequence number."""
+    told = [f"{batch.named.get(one.sequence, 'an unknown message')}: {one}" for one in error.answers[:REFUSALS_SHOWN]]
+    more = len(error.answers) - len(told)
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+
+
+@dataclass(slots=True)
+class _Family:
+    """What is known of one family's table.
+
+    trusted: it is as `desired` says, unless others wrote; doubted: they may have. seen: it was read once.
+    """
+
+    desired: Desired
+    trusted: bool = False
+    doubted: bool = False
+    seen: bool = False
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one sync has done so far."""
+
+    results: list[Result] = field(default_factory=list)
+    drift: list[Change] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    calls: int = 0
+    commits: int = 0
+
+
+class NftablesDataplane:
+    """The rules in the tables `ip hansa` and `ip6 hansa`. One family's failure does not hold up the other."""
+
+    name = "nftables"
+
+    def __init__(self, host: RulesetHost, families: Sequence[IPFamily] = tuple(IPFamily)) -> None:
+        self._host = host
+        self._families = {family: _Family(Desired(family)) for family in families}
+        self._generation: int | None = None
+
+    def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
+        """See `Dataplane.sync`. Results name frontends; when a table is mended as a whole, tables, chains and sets."""
+        work = _Work()
+        state = HostState.HEALTHY
+        before = self._note_foreign_writes(work)
+        for family, one in self._families.items():
+            try:
+                self._sync_family(family, one, changes, work, audit=audit)
+            except DataplaneError as error:
+                one.trusted = False
+                work.conditions.append(f"{family}: {error}")
+                if not isinstance(error, Refused):
+                    state = HostState.UNAVAILABLE
+        if changes.surroundings.localhost_node_ports:
+            self._route_localhost(work)
+        self._expect_generation(before, work)
+        pending = tuple(f"{family} table" for family, one in self._families.items() if not one.trusted)
+        return SyncReport(
+            state=state,
+            results=tuple(work.results),
+            shortfalls=self._shortfalls(),
+            pending=pending,
+            drift=tuple(work.drift),
+            conditions=tuple(work.conditions),
+            retry_at=now + RETRY_S if pending else None,
+            host_calls=work.calls,
+        )
+
+    def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:  # noqa: ARG002 (no retry timers here)
+        """See `Dataplane.plan`: every difference between the host and what it should be after `changes`."""
+        found: list[Change] = []
+        for family, one in self._families.items():
+            desired = copy.deepcopy(one.desired)
+            desired.replace(changes.rules, changes.surroundings, complete=changes.complete)
+            read = self._host.read(family)
+            if read is not None:
+                desired.adopt(read.elements)
+            ruleset = desired.whole()
+            found += planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))[1]
+        return found
+
+    def close(self) -> None:
+        """See `Dataplane.close`."""
+        self._host.close()
+
+    def _sync_family(self, family: IPFamily, one: _Family, changes: RuleChanges, work: _Work, *, audit: bool) -> None:
+        rules, surroundings = changes.rules, changes.surroundings
+        if not one.trusted:
+            one.desired.replace(rules, surroundings, complete=changes.complete)
+            self._mend(one, work, drift=False)
+            return
+        asked = _changes_of_frontends(one.desired, changes)
+        existing = one.desired.chain_names
+        delta = one.desired.take(rules, surroundings, complete=changes.complete)
+        if not delta.empty:
+            step = planning.transaction(family, delta, existing)
+            try:
+                self._commit(step, work)
+            except Refused as error:
+                # The table is not what we thought: someone else wrote. Read it back and mend it at once.
+                work.conditions.append(f"{family}: {error}; the table is read back")
+                one.trusted = False
+                try:
+                    self._mend(one, work, drift=True)
+                except DataplaneError as second:
+                    work.results += [Result(change, Outcome.FAILED, str(second)) for change in asked]
+                    raise
+            work.results += [Result(change, Outcome.DONE) for change in asked]
+        if audit and one.doubted:
+            self._mend(one, work, drift=True)
+
+    def _mend(self, one: _Family, work: _Work, *, drift: bool) -> None:
+        """Read the table back, compare it whole, and send what is missing."""
+        one.trusted = False
+        family = one.desired.family
+        work.calls += 1
+        read = self._host.read(family)
+        if read is not None and not one.seen:
+            one.desired.adopt(read.elements)
+        one.seen = True
+        ruleset = one.desired.whole()
+        step, changes = planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))
+        if step:
+            try:
+                self._commit(step, work)
+            except Refused as error:
+                work.results += [Result(change, Outcome.FAILED, str(error)) for change in changes]
+                raise
+        one.trusted, one.doubted = True, False
+        work.results += [Result(change, Outcome.DONE) for change in changes]
+        if drift:
+            work.drift += changes
+
+    def _commit(self, step: Transaction, work: _Work) -> None:
+        work.calls += 1
+        self._host.commit(step)
+        work.commits += 1
+
+    def _note_foreign_writes(self, work: _Work) -> int | None:
+        """The generation before this sync; None if the host does not tell."""
+        try:
+            work.calls += 1
+            before = self._host.generation()
+        except DataplaneError as error:
+            work.conditions.append(str(error))
+            before = None
+        if before is None or before != self._generation:
+            for one in self._families.values():
+                one.doubted = True
+        return before
+
+    def _expect_generation(self, before: int | None, work: _Work) -> None:
+        """If the count rose by more than our own transactions, someone wrote meanwhile."""
+        self._generation = None if before is None else before + work.commits
+
+    def _route_localhost(self, work: _Work) -> None:
+        try:
+            work.calls += 1
+            self._host.route_localhost()
+        except DataplaneError as error:
+            work.conditions.append(str(error))
+
+    def _shortfalls(self) -> tuple[Shortfall, ...]:
+        return tuple(
+            shortfall
+            for one in self._families.values()
+            for found in one.desired.shortfalls.values()
+            for shortfall in found
+        )
+
+
+def _changes_of_frontends(desired: Desired, changes: RuleChanges) -> list[Change]:
+    """What the changes ask for, frontend by frontend; nothing for a rule that is as before."""
+    found: list[Change] = []
+    for key, rule in changes.rules.items():
+        if key.family is desired.family:
+            found += _change_of_frontend(key, desired.rules.get(key), rule)
+    if changes.complete:
+        for key, old in desired.rules.items():
+            if key not in changes.rules:
+                found += _change_of_frontend(key, old, None)
+    return found
+
+
+def _change_of_frontend(key: FrontendKey, old: Rule | None, new: Rule | None) -> list[Change]:
+    if old == new:
+        return []
+    owners = tuple(dict.fromkeys(str(rule.owner) for rule in (old, new) if rule is not None))
+    if old is None:
+        return [Change(Verb.CREATE, "frontend", str(key), "a rule came", owners=owners)]
+    if new is None:
+        return [Change(Verb.DELETE, "frontend", str(key), "its rule went", owners=owners)]
+    return [Change(Verb.MODIFY, "frontend", str(key), "its rule changed", owners=owners)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,6 @@ from hansa.errors import ConfigError, Fault
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hansa.api.change import Change
     from hansa.config import Config
     from hansa.rules.model import RuleChanges
     from hansa.sources import Source
@@ -71,6 +71,7 @@ def _root(
 
 @app.command()
 def run(
+    context: typer.Context,
     *,
     source: Source_ = options.KUBERNETES,
     node_name: NodeName = "",
@@ -97,10 +98,9 @@ def run(
     read = options.read_settings(config, settings or [], node_name)
     for note in read.notes:
         logging.getLogger("hansa.config").warning("setting without effect: %s", note)
-    first = _read_once(source) if not _is_kubernetes(source) else ()
-    known = options.nodes(first)
+    known = [] if _is_kubernetes(source) else options.nodes(_read_once(source).changes)
     options.check_node_name(read.config, known)
-    host = options.open_host(hns, read.config, known, network=network, build=build)
+    host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
     settled = options.with_source_vip(read.config, host)
     objects: Source = _source(source, settled, kubeconfig=kubeconfig, master=master)
     if host.emulator is not None:
@@ -123,6 +123,7 @@ def run(
 
 @app.command()
 def render(
+    context: typer.Context,
     *,
     source: Source_,
     node_name: NodeName = "",
@@ -145,13 +146,13 @@ def render(
     from hansa.explain import text
 
     read = options.read_settings(config, settings or [], node_name)
-    changes = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(changes)
+    found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+    known = options.nodes(found.changes)
     options.check_node_name(read.config, known)
-    host = options.open_host("emulator", read.config, known, network=network, build=build)
+    host = context.with_resource(options.open_host("emulator", read.config, known, network=network, build=build))
     settled = options.with_source_vip(read.config, host)
     plane = options.windows_dataplane(host, settled)
-    message = _rules(changes, settled, host)
+    message = _rules(found, settled, host)
     rendered = plane.render(message, now=time.monotonic())
     documents = as_documents(rendered)
     _print_documents(
@@ -161,11 +162,12 @@ def render(
     )
     for line in text.shortfall_lines(rendered.shortfalls):
         print(f"hansa: shortfall: {line}", file=sys.stderr)
-    _complain(changes)
+    _complain(found)
 
 
 @app.command()
 def plan(
+    context: typer.Context,
     *,
     source: Source_,
     node_name: NodeName = "",
@@ -186,15 +188,15 @@ def plan(
     from hansa.lab.cni import add_local_pods
 
     read = options.read_settings(config, settings or [], node_name)
-    changes = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(changes)
+    found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+    known = options.nodes(found.changes)
     options.check_node_name(read.config, known)
-    host = options.open_host(hns, read.config, known, network=network, build=build)
+    host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
     settled = options.with_source_vip(read.config, host)
     if host.emulator is not None and hns == "emulator":
-        add_local_pods(host.emulator, changes, settled.node_name)
+        add_local_pods(host.emulator, found.changes, settled.node_name)
     plane = options.windows_dataplane(host, settled)
-    steps = plane.plan(_rules(changes, settled, host), now=time.monotonic())
+    steps = plane.plan(_rules(found, settled, host), now=time.monotonic())
 
     def table(console: Console) -> None:
         if steps:
@@ -203,13 +205,14 @@ def plan(
             console.print("Nothing to do: the host holds what it should.")
 
     _print_documents(text.change_data(steps), output, table=table)
-    _complain(changes)
+    _complain(found)
     if steps and exit_code:
         raise typer.Exit(5)
 
 
 @hns_app.command("ls")
 def hns_ls(
+    context: typer.Context,
     kinds: Annotated[list[str] | None, typer.Argument(help="networks, endpoints, loadbalancers; default: all.")] = None,
     *,
     hns: Hns = "native",
@@ -228,7 +231,7 @@ def hns_ls(
     layouts = {layout.value: layout for layout in hnsdiag.DiagLayout}
     if style not in layouts:
         raise ConfigError(Fault("--style", f"{style!r} is no layout", f"give one of {', '.join(layouts)}"))
-    listing = options.read_hns(options.open_api(hns))
+    listing = options.read_hns(context.with_resource(options.open_filled(hns)).api)
     for line in listing.malformed:
         print(f"hansa: host: {line}", file=sys.stderr)
     layout = layouts[style]
@@ -246,6 +249,7 @@ def hns_ls(
 
 @hns_app.command("serve")
 def hns_serve(
+    context: typer.Context,
     listen: Annotated[str, typer.Option(help="unix:/path or 127.0.0.1:PORT (port 0 = any free one).")],
     *,
     hns: Hns = "emulator",
@@ -259,8 +263,10 @@ def hns_serve(
     from hansa.lab.cni import add_local_pods
 
     read = options.read_settings(None, [], node_name)
-    changes = _read_once(source) if source else ()
-    host = options.open_host(hns, read.config, options.nodes(changes), network=network, build=build)
+    changes = _read_once(source).changes if source else ()
+    host = context.with_resource(
+        options.open_host(hns, read.config, options.nodes(changes), network=network, build=build)
+    )
     if host.emulator is not None:
         add_local_pods(host.emulator, changes, read.config.node_name)
     with serve(host.api, listen) as server:
@@ -286,6 +292,8 @@ def demo(
 
 # --- shared by the commands ---
 
+_PIPE_WIDTH = 1000  # columns; more than any row needs
+
 
 def _known_dataplane(name: str) -> None:
     if name not in options.DATAPLANES:
@@ -302,32 +310,35 @@ def _source(text: str, config: Config, *, kubeconfig: str, master: str) -> Sourc
         from hansa.sources.files import FileSource
 
         return FileSource(text, config)
-    from hansa.sources.kubernetes.client import KubernetesSource, find_connection
+    from hansa.sources.kubernetes.client import KubernetesSource, load_connection
 
-    return KubernetesSource(find_connection(kubeconfig, master), config)
+    connection = load_connection(kubeconfig or os.environ.get("KUBECONFIG", ""), master, os.environ)
+    return KubernetesSource(connection, config)
 
 
-def _read_once(text: str) -> Sequence[Change]:
-    """The objects of a manifest file or folder; what cannot be read at all is named, and the rest goes on."""
+def _read_once(text: str) -> options.Input:
+    """The objects of a manifest file or folder; what cannot be read is noted, and the rest goes on."""
     from hansa.sources.files import read_once
 
-    return read_once(text, on_fault=lambda fault: print(f"hansa: source: {fault}", file=sys.stderr))
+    faults: list[Fault] = []
+    changes = read_once(text, on_fault=faults.append)
+    return options.Input(changes, tuple(faults))
 
 
-def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> Sequence[Change]:
+def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> options.Input:
     """Everything that a source holds now, for commands that look once."""
     if not _is_kubernetes(text):
         return _read_once(text)
     from hansa.sources import gather
 
-    return asyncio.run(gather(_source(text, config, kubeconfig=kubeconfig, master=master)))
+    return options.Input(asyncio.run(gather(_source(text, config, kubeconfig=kubeconfig, master=master))))
 
 
-def _rules(changes: Sequence[Change], config: Config, host: options.Host) -> RuleChanges:
+def _rules(found: options.Input, config: Config, host: options.Host) -> RuleChanges:
     from hansa.pipeline import Pipeline
 
     pipeline = Pipeline(config, host.addresses)
-    pipeline.apply(changes)
+    pipeline.apply(found.changes)
     message = pipeline.take()
     assert message is not None, "a source that was read to its end has said Synced for every kind"
     return message
@@ -338,11 +349,11 @@ def _addresses(host: options.Host, hns: str) -> Callable[[], Any] | None:
     return None if hns == "native" else lambda: host.addresses
 
 
-def _complain(changes: Sequence[Change]) -> None:
-    lines = options.complaints(changes)
-    for line in lines:
-        print(f"hansa: object: {line}", file=sys.stderr)
-    if any(" is left out: " in line for line in lines):
+def _complain(found: options.Input) -> None:
+    """Name what could not be used of the input; end with 1 if whole objects are missing because of it."""
+    for line in (*found.skipped, *found.lost):
+        print(f"hansa: {line}", file=sys.stderr)
+    if found.lost:
         raise typer.Exit(1)
 
 
@@ -351,14 +362,22 @@ def _print_documents(data: Any, output: str, *, table: Callable[[Console], None]
         case "json":
             print(json.dumps(data, indent=2))
         case "yaml":
-            print(yaml.safe_dump(data, sort_keys=False, width=120), end="")
+            print(yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120), end="")
         case "table":
             table(_console())
         case _:
             raise ConfigError(Fault("-o", f"{output!r} is no output form", "give table, json or yaml"))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Every value in full: anchors help nobody who reads or greps."""
+
+    def ignore_aliases(self, _: object) -> bool:
+        return True
+
+
 def _console() -> Console:
+    """In a pipe or a file, tables are as wide as their content, as kubectl's are."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import yaml
 
@@ -95,25 +95,53 @@ def check_node_name(config: Config, known: Sequence[Node]) -> None:
         raise ConfigError(Fault("--node-name", f"no Node is called {config.node_name!r}", f"the input has {shown}"))
 
 
-def complaints(changes: Iterable[Change]) -> list[str]:
-    """What could not be used of the input, one line for each fault, with object and field."""
-    lines: list[str] = []
-    for change in changes:
-        if isinstance(change, Malformed):
-            lines.extend(f"{change.key} is left out: {fault}" for fault in change.faults)
-        elif isinstance(change, Upsert):
-            lines.extend(f"{change.key}: skipped {fault}" for fault in change.skipped)
-    return lines
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a source held when a command looked. faults: what could not be read at all, with its place."""
+
+    changes: tuple[Change, ...]
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def lost(self) -> list[str]:
+        """What is missing from the input, one line for each fault, with object and field."""
+        left_out = [
+            f"object: {change.key} is left out: {fault}"
+            for change in self.changes
+            if isinstance(change, Malformed)
+            for fault in change.faults
+        ]
+        return [*(f"source: {fault}" for fault in self.faults), *left_out]
+
+    @property
+    def skipped(self) -> list[str]:
+        """Single entries that were left out of objects that are used."""
+        return [
+            f"object: {change.key}: skipped {fault}"
+            for change in self.changes
+            if isinstance(change, Upsert)
+            for fault in change.skipped
+        ]
 
 
 @dataclass(slots=True)
 class Host:
-    """The HNS that a command works on. emulator: set if it lives in this process. macs: by address of this machine."""
+    """The HNS that a command works on; a context that closes the way to it.
+
+    emulator: set if it lives in this process. macs, addresses: of the machine that HNS runs on, as far as known.
+    """
 
     api: HnsApi
-    emulator: Emulator | None
-    macs: dict[Address, str]
-    addresses: frozenset[Address]
+    emulator: Emulator | None = None
+    macs: Mapping[Address, str] = field(default_factory=dict)
+    addresses: frozenset[Address] = frozenset()
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def with_source_vip(config: Config, host: Host) -> Config:
@@ -148,13 +176,15 @@ def open_host(text: str, config: Config, known: Sequence[Node], *, network: str,
         case "native":
             from hansa.hns.native import NativeHns
 
+            native = NativeHns()
             facts = read_host()
-            return Host(NativeHns(), None, facts.macs, facts.addresses)
+            return Host(native, macs=facts.macs, addresses=facts.addresses, close=native.shutdown)
         case "remote" if rest:
             from hansa.hns.remote import RemoteHns
 
+            remote = RemoteHns(rest)
             facts = read_host()
-            return Host(RemoteHns(rest), None, facts.macs, facts.addresses)
+            return Host(remote, macs=facts.macs, addresses=facts.addresses, close=remote.disconnect)
         case "emulator":
             emulator = _load_emulator(rest) if rest else _fresh_emulator(config, known, network=network, build=build)
             macs = dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address)
@@ -186,20 +216,22 @@ def _load_emulator(file: str) -> Emulator:
         raise ConfigError(Fault("--hns", f"{file} cannot be read: {error.strerror}")) from error
 
 
-def open_api(text: str) -> HnsApi:
+def open_filled(text: str) -> Host:
     """The HNS that `--hns` names, for commands that look at what is there: a fresh emulated node would be empty."""
     word, _, rest = text.partition(":")
     match word:
         case "native":
             from hansa.hns.native import NativeHns
 
-            return NativeHns()
+            native = NativeHns()
+            return Host(native, close=native.shutdown)
         case "remote" if rest:
             from hansa.hns.remote import RemoteHns
 
-            return RemoteHns(rest)
+            remote = RemoteHns(rest)
+            return Host(remote, close=remote.disconnect)
         case "emulator" if rest:
-            return _load_emulator(rest)
+            return Host(_load_emulator(rest))
         case _:
             forms = "native, emulator:FILE or remote:ADDRESS"
             raise ConfigError(Fault("--hns", f"{text!r} holds nothing that could be listed", f"give {forms}"))

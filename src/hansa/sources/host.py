@@ -15,7 +15,7 @@ from hansa.net import Address, parse_address
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """addresses: of all interfaces that are up, loopback and link-local IPv6 left out. macs: by address, with dashes."""
+    """addresses: of all interfaces that are up, without loopback and link-local IPv6. macs: by address, with dashes."""
 
     hostname: str
     addresses: frozenset[Address]

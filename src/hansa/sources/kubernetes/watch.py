@@ -130,7 +130,7 @@ class Watch:
         self._changed_course_at = -math.inf
         # Of the request at hand:
         self._opened_at = 0.0
-        self._is_answered = False
+        self._is_accepted = False
         self._has_progressed = False
         self._changes_course = False
         self._retry_after_s = 0.0
@@ -147,7 +147,7 @@ class Watch:
     def next_request(self, now: float, jitter: float) -> Request:
         """What to ask now; `jitter` is a random number from [0, 1)."""
         self._opened_at = now
-        self._is_answered = self._has_progressed = self._changes_course = self.is_over = False
+        self._is_accepted = self._has_progressed = self._changes_course = self.is_over = False
         self._retry_after_s = 0.0
         settings, selected = self._settings, self._selection
         query = [("labelSelector", selected.label_selector), ("fieldSelector", selected.field_selector)]
@@ -170,9 +170,9 @@ class Watch:
 
     def receive_status(self, code: int, *, body: bytes = b"", retry_after_s: float = 0.0) -> tuple[Change, ...]:
         """Take the HTTP status of the answer; unless it is 200, also its body and its Retry-After header."""
-        self._is_answered = True
         self.problem = ""
         if code == OK:
+            self._is_accepted = True
             return ()
         self._retry_after_s = retry_after_s
         return self._refused(code, _status_message(body))
@@ -227,7 +227,7 @@ class Watch:
         """
         if fault:
             self._fail(fault)
-        if self.state is State.STREAM and self._is_answered and not self._changes_course:
+        if self.state is State.STREAM and self._is_accepted and not self._changes_course:
             self._stream_ended_early()
         if self.state is State.ABSENT and not self.problem:
             return self._settings.absent_s * (0.75 + jitter / 2)

@@ -1,0 +1,468 @@
+"""The shell around `Watch`: sockets, TLS, credentials, time. It obeys the machines and decides nothing of objects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import ssl
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import assert_never
+
+import aiohttp
+from yarl import URL
+
+from hansa import __version__
+from hansa.api.change import Change
+from hansa.api.objects import Kind
+from hansa.config import Config
+from hansa.errors import ConfigError, Fault, SourceError
+from hansa.sources.kubernetes.credentials import EXEC_INFO_VARIABLE, Issued, exec_info, parse_exec_credential
+from hansa.sources.kubernetes.kubeconfig import (
+    SERVICE_ACCOUNT_FOLDER,
+    BasicAuth,
+    ClientCertificate,
+    Connection,
+    ExecPlugin,
+    Pem,
+    PemData,
+    PemFile,
+    Token,
+    TokenFile,
+    in_cluster_connection,
+    master_connection,
+    parse_kubeconfig,
+)
+from hansa.sources.kubernetes.lines import LineSplitter
+from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, Request, Watch, WatchSettings
+from hansa.sources.selection import selection
+
+__all__ = ["ClientSettings", "KubernetesSource", "load_connection"]
+
+USER_AGENT = f"hansa/{__version__} (kube-proxy compatible)"
+LONGEST_REFUSAL_BYTES = 64 * 1024  # of a refusal only the Status is read, which is far shorter
+QUEUED_BATCHES = 16  # when the engine is slower than the server, the rest waits in the server's socket
+PLUGIN_OUTPUT_SHOWN = 300  # characters of a failed plugin's error output in the status line
+
+# HostProcess containers see their mounts below this folder; older runtimes nowhere else (operations.md section 19).
+MOUNT_POINT_VARIABLE = "CONTAINER_SANDBOX_MOUNT_POINT"
+
+Deliver = Callable[[tuple[Change, ...]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """Times are seconds.
+
+    watch_idle_s: API servers send a bookmark about once a minute, so a watch that is silent for longer than two is
+    taken for dead; where a server sends none, asking again is cheap. list_idle_s: the same for all other answers.
+    compress: ask for gzip, None = unless the server is this machine (it inflates 290 MB/s; libraries.md section 2).
+    """
+
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    connect_timeout_s: float = 10.0
+    list_idle_s: float = 60.0
+    watch_idle_s: float = 150.0
+    plugin_timeout_s: float = 60.0
+    compress: bool | None = None
+
+
+class KubernetesSource:
+    """Services, EndpointSlices, this Node and ServiceCIDRs of a cluster, as a Source.
+
+    Losing the server changes nothing but `status`. The slices are listed after the Services, so that the first lists
+    do not stand in memory at once. An API server without ServiceCIDRs has, for this proxy, none of them.
+    """
+
+    def __init__(self, connection: Connection, config: Config, settings: ClientSettings | None = None) -> None:
+        self._connection = connection
+        self._config = config
+        self._settings = settings or ClientSettings()
+        self._followers: tuple[_Follower, ...] = ()
+
+    @property
+    def status(self) -> str:
+        server = self._connection.server
+        troubled = [one for one in self._followers if one.watch.problem]
+        if troubled:
+            next_s = max(0.0, min(one.next_at for one in troubled) - time.monotonic())
+            kinds = ", ".join(str(one.watch.kind) for one in troubled)
+            scope = "" if len(troubled) == len(self._followers) else f" {kinds}"
+            return f"retrying{scope} in {next_s:.0f} s: {troubled[0].watch.problem} ({server})"
+        waiting = [one.watch for one in self._followers if not one.watch.is_synced]
+        if waiting:
+            return f"{waiting[0].state} {waiting[0].kind} ({server})"
+        return f"connected to {server}" if self._followers else f"not connected to {server}"
+
+    async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        settings = self._settings
+        queue: asyncio.Queue[tuple[Change, ...] | Exception] = asyncio.Queue(QUEUED_BATCHES)
+        followers = {
+            kind: _Follower(
+                Watch(selection(kind, self._config), settings.watch, may_be_missing=kind is Kind.SERVICE_CIDR)
+            )
+            for kind in Kind
+        }
+        followers[Kind.ENDPOINT_SLICE].starts_after = followers[Kind.SERVICE].synced
+        self._followers = tuple(followers.values())
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "User-Agent": USER_AGENT,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip" if _compresses(self._connection, settings) else "identity",
+            },
+        )
+        async with session:
+            api = _Api(self._connection, settings, session)
+            tasks = [
+                asyncio.create_task(one.run(api, queue), name=f"watch {one.watch.kind}") for one in self._followers
+            ]
+            try:
+                while True:
+                    batch = await queue.get()
+                    if isinstance(batch, Exception):
+                        raise batch
+                    yield batch
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._followers = ()
+
+
+class _Follower:
+    """One machine and its task. next_at: when it asks again, by the monotonic clock."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.next_at = 0.0
+        self.synced = asyncio.Event()
+        self.starts_after: asyncio.Event | None = None
+
+    async def run(self, api: _Api, queue: asyncio.Queue[tuple[Change, ...] | Exception]) -> None:
+        """Ask for ever. A bug in here ends the whole source, loudly, instead of one kind in silence."""
+
+        async def deliver(batch: tuple[Change, ...]) -> None:
+            if batch:
+                await queue.put(batch)
+            if self.watch.is_synced:
+                self.synced.set()
+
+        try:
+            if self.starts_after is not None:
+                await self.starts_after.wait()
+            while True:
+                await self._ask(api, deliver)
+                await asyncio.sleep(max(0.0, self.next_at - time.monotonic()))
+        except Exception as bug:
+            await queue.put(bug)
+            raise
+
+    async def _ask(self, api: _Api, deliver: Deliver) -> None:
+        fault = ""
+        request = self.watch.next_request(time.monotonic(), random.random())
+        try:
+            await api.ask(request, self.watch, deliver)
+        except (aiohttp.ClientError, OSError, SourceError) as error:
+            fault = _describe(error)
+        now = time.monotonic()
+        self.next_at = now + self.watch.closed(now, random.random(), fault=fault)
+
+
+class _Api:
+    """Performs requests, with whatever credentials and certificates are good at the moment."""
+
+    def __init__(self, connection: Connection, settings: ClientSettings, session: aiohttp.ClientSession) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._session = session
+        self._access = _Access(connection, settings.plugin_timeout_s)
+
+    async def ask(self, request: Request, watch: Watch, deliver: Deliver) -> None:
+        """One request from beginning to end; each part of the answer goes to the machine as it arrives."""
+        settings = self._settings
+        grant = await self._access.grant()
+        response = self._session.get(
+            URL(self._connection.server + request.path).with_query(request.query),
+            headers=grant.headers,
+            ssl=grant.tls,
+            server_hostname=self._connection.tls_server_name or None,
+            proxy=self._connection.proxy,
+            allow_redirects=False,  # they would carry the credentials elsewhere
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=settings.connect_timeout_s,
+                sock_read=settings.watch_idle_s if request.is_stream else settings.list_idle_s,
+            ),
+        )
+        async with response as answer:
+            if answer.status != OK:
+                if answer.status == UNAUTHORIZED:
+                    self._access.refused(grant)
+                body = await answer.content.read(LONGEST_REFUSAL_BYTES)
+                retry_after = answer.headers.get("Retry-After", "")
+                await deliver(
+                    watch.receive_status(
+                        answer.status, body=body, retry_after_s=float(retry_after) if retry_after.isdecimal() else 0.0
+                    )
+                )
+                return
+            watch.receive_status(OK)
+            if not request.is_stream:
+                await deliver(watch.receive_page(await answer.read()))
+                return
+            lines = LineSplitter()
+            async for chunk in answer.content.iter_any():
+                batch = [change for line in lines.feed(chunk) for change in watch.receive_line(line)]
+                await deliver(tuple(batch))
+                if watch.is_over:
+                    return
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """What one request may use. issued: what of it came from a plugin."""
+
+    headers: Mapping[str, str]
+    tls: ssl.SSLContext | bool
+    issued: Issued | None
+
+
+class _Access:
+    """Credentials and TLS as they are now: files are read again when they have changed, plugins run when needed."""
+
+    def __init__(self, connection: Connection, plugin_timeout_s: float) -> None:
+        self._connection = connection
+        self._plugin_timeout_s = plugin_timeout_s
+        self._one_at_a_time = asyncio.Lock()  # four watches need one run of the plugin
+        self._issued: Issued | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._tls_made_of: object = None
+
+    async def grant(self) -> _Grant:
+        """Raises SourceError if a file cannot be read or a plugin fails."""
+        async with self._one_at_a_time:
+            headers = await self._headers()
+            return _Grant(headers, self._context(), self._issued)
+
+    def refused(self, grant: _Grant) -> None:
+        """The server answered 401: what a plugin issued for that request is not used again."""
+        if grant.issued is self._issued:
+            self._issued = None
+
+    async def _headers(self) -> dict[str, str]:
+        match self._connection.credentials:
+            case None:
+                return {}
+            case Token(text):
+                return _bearer(text)
+            case TokenFile(path):
+                # A token is a kilobyte and requests are minutes apart: reading it each time never misses a rotation.
+                return _bearer(_read(path).decode("utf-8", "replace").strip())
+            case BasicAuth(username, password):
+                return {"Authorization": f"Basic {b64encode(f'{username}:{password}'.encode()).decode()}"}
+            case ExecPlugin() as plugin:
+                if self._issued is None or self._issued.is_expired(time.time()):
+                    self._issued = None
+                    self._issued = await self._run(plugin)
+                return _bearer(self._issued.token) if self._issued.token else {}
+            case _ as never:
+                assert_never(never)
+
+    def _context(self) -> ssl.SSLContext | bool:
+        """Certificates are files that others rotate, so the context is made anew once one of them has changed."""
+        if not self._connection.server.startswith("https:"):
+            return True
+        pair = self._connection.client_certificate
+        if self._issued is not None and self._issued.certificate is not None:
+            pair = self._issued.certificate
+        pems = [self._connection.ca, *((pair.certificate, pair.key) if pair is not None else ())]
+        made_of = [(pem, _modified_ns(pem.path) if isinstance(pem, PemFile) else 0) for pem in pems]
+        if self._tls is None or made_of != self._tls_made_of:
+            self._tls = _tls_context(self._connection, pair)
+            self._tls_made_of = made_of
+        return self._tls
+
+    async def _run(self, plugin: ExecPlugin) -> Issued:
+        ca = _pem_bytes(self._connection.ca) if self._connection.ca is not None else None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                plugin.command,
+                *plugin.args,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={
+                    **os.environ,
+                    **dict(plugin.environment),
+                    EXEC_INFO_VARIABLE: exec_info(plugin, self._connection, ca),
+                },
+            )
+        except OSError as error:
+            hint = f" ({plugin.install_hint})" if plugin.install_hint else ""
+            raise SourceError(f"cannot start {plugin.command}: {error.strerror or error}{hint}") from None
+        try:
+            output, complaint = await asyncio.wait_for(process.communicate(), self._plugin_timeout_s)
+        except TimeoutError:
+            raise SourceError(f"{plugin.command} did not answer within {self._plugin_timeout_s:g} s") from None
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if process.returncode != 0:
+            said = complaint.decode("utf-8", "replace").strip()[-PLUGIN_OUTPUT_SHOWN:]
+            raise SourceError(f"{plugin.command} ended with {process.returncode}: {said}")
+        return parse_exec_credential(output, plugin)
+
+
+def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]) -> Connection:
+    """How to reach the API server, by kube-proxy's rules: in-cluster if neither argument is given (both may be "").
+
+    Raises ConfigError with everything that is wrong. Evidence: operations.md section 8.
+    """
+    if kubeconfig:
+        path = Path(_on_host(kubeconfig, environment))
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise ConfigError(Fault("kubeconfig", f"stat {kubeconfig}: no such file or directory")) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(Fault("kubeconfig", f"{kubeconfig} cannot be read: {error}")) from None
+        folder = str(path.absolute().parent)
+        return _relocated(parse_kubeconfig(text, folder=folder, master=master, environment=environment), environment)
+    if master:
+        return master_connection(master, environment=environment)
+    folder = _on_host(SERVICE_ACCOUNT_FOLDER, environment)
+    contents: dict[str, bytes | None] = {"token": None, "ca.crt": None}
+    for name in contents:
+        with suppress(OSError):  # None says so; what it means is decided below
+            contents[name] = Path(folder, name).read_bytes()
+    token = contents["token"]
+    return in_cluster_connection(
+        environment,
+        folder=folder,
+        token=token.decode("utf-8", "replace") if token is not None else None,
+        ca=contents["ca.crt"],
+    )
+
+
+def _on_host(path: str, environment: Mapping[str, str]) -> str:
+    """Where a path of a HostProcess container lies on the host; the path itself if it is there as it stands."""
+    mount_point = environment.get(MOUNT_POINT_VARIABLE, "")
+    if not mount_point or Path(path).exists():
+        return path
+    below = Path(mount_point, *Path(path).parts[1:] if Path(path).is_absolute() else Path(path).parts)
+    return str(below) if below.exists() else path
+
+
+def _relocated(connection: Connection, environment: Mapping[str, str]) -> Connection:
+    def of(pem: Pem | None) -> Pem | None:
+        return PemFile(_on_host(pem.path, environment)) if isinstance(pem, PemFile) else pem
+
+    pair, credentials = connection.client_certificate, connection.credentials
+    if pair is not None:
+        pair = ClientCertificate(of(pair.certificate) or pair.certificate, of(pair.key) or pair.key)
+    if isinstance(credentials, TokenFile):
+        credentials = TokenFile(_on_host(credentials.path, environment))
+    return replace(connection, ca=of(connection.ca), client_certificate=pair, credentials=credentials)
+
+
+def _compresses(connection: Connection, settings: ClientSettings) -> bool:
+    return not connection.is_loopback if settings.compress is None else settings.compress
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that notices within a minute that the other side is gone, as a pulled cable sends no word."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _modified_ns(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _pem_bytes(pem: Pem) -> bytes:
+    return _read(pem.path) if isinstance(pem, PemFile) else pem.data
+
+
+def _tls_context(connection: Connection, pair: ClientCertificate | None) -> ssl.SSLContext:
+    ca = _pem_bytes(connection.ca).decode("utf-8", "replace") if connection.ca is not None else None
+    try:
+        context = ssl.create_default_context(cadata=ca)
+    except ssl.SSLError as error:
+        raise SourceError(f"the certificate authority is not usable: {error.reason or error}") from None
+    # Python 3.13 began to ask for extensions that the authorities of many clusters lack, kubeadm's among them.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if connection.skip_tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if pair is not None:
+        _load_pair(context, pair)
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, pair: ClientCertificate) -> None:
+    """ssl wants paths, so data goes into files that only this user can read, for as long as the loading takes."""
+    with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
+        paths = []
+        for name, pem in (("certificate", pair.certificate), ("key", pair.key)):
+            match pem:
+                case PemFile(path):
+                    paths.append(path)
+                case PemData(data):
+                    descriptor = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                    with open(descriptor, "wb") as file:
+                        file.write(data)
+                    paths.append(str(Path(folder, name)))
+                case _:
+                    assert_never(pem)
+        try:
+            # Without the empty password an encrypted key would ask at the terminal and wait for ever.
+            context.load_cert_chain(paths[0], paths[1], password="")
+        except ssl.SSLError as error:
+            raise SourceError(f"the client certificate is not usable: {error.reason or error}") from None
+        except OSError as error:
+            raise SourceError(f"the client certificate cannot be read: {error.strerror or error}") from None
+
+
+def _describe(error: Exception) -> str:
+    """What went wrong, in words that fit into a status line."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the server's certificate is not trusted: {error.certificate_error}"
+        case aiohttp.ClientConnectorError():
+            return f"cannot connect: {error.os_error.strerror or error.os_error}"
+        case TimeoutError():
+            return "no answer in time"
+        case aiohttp.ClientPayloadError():
+            return "the connection broke"
+        case _:
+            return str(error) or type(error).__name__

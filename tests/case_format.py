@@ -23,14 +23,9 @@ from hansa.api.objects import Kind, ObjectKey
 from hansa.config import Config, make_config
 from hansa.errors import MalformedObject
 from hansa.net import Address, IPFamily, Packet, Protocol, address_port, family_of, parse_address
-from hansa.rules.build import build_rules
+from hansa.pipeline import Pipeline
 from hansa.rules.decide import decide, masqueraded, matching_rule
-from hansa.rules.model import Forward, FrontendKey, NotHandled, RuleChanges, Surroundings, Verdict
-from hansa.rules.ruleset import RuleSet
-from hansa.rules.surroundings import make_surroundings
-from hansa.services.node import node_facts
-from hansa.services.store import Store, Touched
-from hansa.services.view import build_view
+from hansa.rules.model import Forward, FrontendKey, FrontendKind, NotHandled, Rule, RuleChanges, Surroundings, Verdict
 
 FOLDER = Path(__file__).parent / "cases"
 STANDING_EXAMPLE = "standing-example.yaml"
@@ -477,49 +472,49 @@ def _conflicts(tree: Tree) -> frozenset[str] | None:
 
 
 class CaseNode:
-    """Stages 1 to 3 of one node, driven by steps as the engine drives them by a source's batches."""
+    """The pipeline of one node, driven by steps as the engine drives it by a source's batches.
+
+    `rules` is what its messages add up to, by frontend: what a dataplane knows. `changed`: where the last step changed
+    that.
+    """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.store = Store(self.config)
-        self.rules = RuleSet()
-        self.host_addresses: frozenset[Address] = frozenset()
-        self.surroundings: Surroundings = self._surroundings()
-        self.changed: frozenset[FrontendKey] = frozenset()  # by the last step
-        self._due = Touched(everything=True)
+        self.pipeline = Pipeline(config, frozenset())
+        self.rules: dict[FrontendKey, Rule] = {}
+        self.changed: frozenset[FrontendKey] = frozenset()
 
     def take(self, step: Step) -> RuleChanges | None:
-        """Take a step's changes in. Returns what a dataplane gets, None if nothing is synced or nothing was touched."""
-        self.changed = frozenset()
-        for change in step.changes:
-            self._due |= self.store.apply(change)
-        if step.host_addresses != self.host_addresses:
-            self.host_addresses = step.host_addresses
-            self._due |= Touched(everything=True)
-        if not step.sync or not self._due:
-            return None
-        due, self._due = self._due, Touched()
-        if due.everything:
-            self.surroundings = self._surroundings()
-        services = {*self.store.services, *self.rules.services} if due.everything else due.services
-        node = self.surroundings.node
-        for key in sorted(services):
-            view = build_view(self.store, key, node, self.config)
-            self.changed |= self.rules.replace(key, build_rules(view, self.config, self.surroundings))
-        if due.everything:
-            return self.rules.everything(self.surroundings)
-        return self.rules.changes(self.changed, self.surroundings)
+        """Take a step's changes in. Returns the message for a dataplane, None if there is none."""
+        self.pipeline.set_host_addresses(step.host_addresses)
+        self.pipeline.apply(step.changes)
+        message = self.pipeline.take() if step.sync and self.pipeline.pending else None
+        failures = self.pipeline.take_failures()
+        if failures:
+            raise AssertionError(f"the pipeline failed at {failures}")
+        before = self.rules
+        if message is not None:
+            merged = {**({} if message.complete else before), **message.rules}
+            self.rules = {key: rule for key, rule in merged.items() if rule is not None}
+        keys = before.keys() | self.rules.keys()
+        self.changed = frozenset(key for key in keys if before.get(key) != self.rules.get(key))
+        return message
 
-    def _surroundings(self) -> Surroundings:
-        facts = node_facts(self.store.node, self.config, self.host_addresses)
-        return make_surroundings(facts, self.config, self.store.service_cidrs)
+    @property
+    def surroundings(self) -> Surroundings:
+        return self.pipeline.surroundings
+
+    def get(self, key: FrontendKey) -> Rule | None:
+        return self.rules.get(key)
+
+    def is_cluster_ip(self, address: Address) -> bool:
+        return any(key.address == address and rule.kind is FrontendKind.CLUSTER_IP for key, rule in self.rules.items())
 
     def decide(self, packet: Packet) -> Verdict:
-        return decide(self.rules, self.surroundings, packet)
+        return decide(self, self.surroundings, packet)
 
     def affinity(self, packet: Packet) -> tuple[int, ...]:
         """The affinity timeout of the frontend that the packet aims at, () = none."""
-        rule = matching_rule(self.rules, self.surroundings, packet)
+        rule = matching_rule(self, self.surroundings, packet)
         return () if rule is None or rule.affinity_timeout_s is None else (rule.affinity_timeout_s,)
 
 

@@ -60,7 +60,7 @@ def _by_group(numbers: list[int]) -> Iterator[str]:
     for title, (first, last) in GROUPS.items():
         inside = [number for number in numbers if first <= number <= last]
         if inside:
-            yield f"{' '.join(_ranges(inside))} ({title})"
+            yield f"{', '.join(_ranges(inside))} ({title})"
 
 
 def _ranges(numbers: list[int]) -> Iterator[str]:

@@ -27,11 +27,11 @@ def check_step(node: CaseNode, step: Step) -> None:
         found = describe(verdict, line.packet, like=line.expected, affinity=node.affinity(line.packet))
         assert found == line.expected, f"{step.about}: {line.text}"
     if step.frontends is not None:
-        assert {str(rule.key) for rule in node.rules} == step.frontends, step.about
+        assert {str(key) for key in node.rules} == step.frontends, step.about
     if step.changed is not None:
         assert {str(key) for key in node.changed} == step.changed, step.about
     if step.conflicts is not None:
-        found_conflicts = {f"{one.key} : {one.winner}, not {one.loser}" for one in node.rules.conflicts}
+        found_conflicts = {f"{one.key} : {one.winner}, not {one.loser}" for one in node.pipeline.rules.conflicts}
         assert found_conflicts == step.conflicts, step.about
 
 

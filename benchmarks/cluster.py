@@ -1,4 +1,4 @@
-"""Clusters for benchmarks: Kubernetes lists as JSON bytes, as an API server would send them (managedFields included)."""
+"""Clusters for benchmarks: Kubernetes lists as JSON bytes, as an API server sends them, managedFields included."""
 
 from __future__ import annotations
 

@@ -18,10 +18,14 @@ RETRY_S = 2.0
 
 @dataclass
 class DictionaryHost:
-    """The host. away: it answers nothing. refuse: frontends it will not take. writes: every change, in order."""
+    """The host. away: it answers nothing. refuse: frontends it will not take. writes: every change, in order.
+
+    hopeless: it says of what it refuses that asking again is no use.
+    """
 
     frontends: dict[FrontendKey, Rule] = field(default_factory=dict)
     away: bool = False
+    hopeless: bool = False
     refuse: set[FrontendKey] = field(default_factory=set)
     writes: list[FrontendKey] = field(default_factory=list)
 
@@ -67,7 +71,7 @@ class DictionaryDataplane:
             results=tuple(results),
             pending=self._names(failed),
             drift=tuple(drift),
-            retry_at=now + RETRY_S if failed else None,
+            retry_at=now + RETRY_S if failed and not self.host.hopeless else None,
             host_calls=len(results),
         )
 

@@ -190,14 +190,17 @@ class Pipeline:
         return changed
 
     def _note_health_checks(self, service: ServiceKey, view: tuple[ServicePortView, ...]) -> None:
+        local: dict[IPFamily, frozenset[Address]] = {}
+        for one in view:
+            if one.port.health_check_node_port:
+                local[one.port.family] = local.get(one.port.family, frozenset()) | one.local_ready
         for family in IPFamily:
-            key = HealthCheckKey(service, family)
-            checked = [one for one in view if one.port.family is family and one.port.health_check_node_port]
-            if checked:
-                local = frozenset[Address]().union(*(one.local_ready for one in checked))
-                self._health_checks[key] = HealthCheck(checked[0].port.health_check_node_port, len(local))
-            else:
-                self._health_checks.pop(key, None)
+            if family not in local:
+                self._health_checks.pop(HealthCheckKey(service, family), None)
+        for family, addresses in local.items():
+            # H1: the number is the Service's, so all its ports have the same.
+            port = view[0].port.health_check_node_port
+            self._health_checks[HealthCheckKey(service, family)] = HealthCheck(port, len(addresses))
 
     def _note_trigger_time(self, change: Change, touched: Touched) -> None:
         """O2 to O5: a slice change that touches something is a sample; a deleted slice voids its Service's samples."""

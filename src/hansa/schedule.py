@@ -50,7 +50,7 @@ class Schedule:
 
     def __init__(self, config: Config) -> None:
         self._pause_s = config.min_sync_period_s
-        self._retry_s = min(config.sync_period_s, config.full_sync_period_s)
+        self._retry_s = config.sync_period_s  # B5 bounds it by the full period: that timer runs besides
         self._check_s = config.full_check_period_s
         self._full_s = config.full_sync_period_s
         self._running: RunKind | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.config import (
@@ -19,6 +19,7 @@ from hansa.config import (
 from hansa.errors import ConfigError
 from hansa.net import IPFamily, parse_address, parse_prefix
 
+laws = settings(max_examples=50, deadline=None, derandomize=True)
 BOTH = frozenset(IPFamily)
 # What kubeadm writes for kube-proxy, shortened only by repetition.
 KUBEADM = {
@@ -283,6 +284,7 @@ def test_what_go_refuses_as_a_duration_is_refused(text: str) -> None:
         parse_duration(text)
 
 
+@laws
 @given(st.integers(0, 400), st.integers(0, 59), st.integers(0, 59), st.integers(0, 999))
 def test_durations_as_go_prints_them_read_back(hours: int, minutes: int, seconds: int, millis: int) -> None:
     expected = hours * 3600 + minutes * 60 + seconds + millis / 1000
@@ -296,6 +298,7 @@ JSONISH = st.recursive(
 )
 
 
+@laws
 @given(st.dictionaries(st.sampled_from(sorted({s.path.split(".")[0] for s in SETTINGS})), JSONISH, max_size=4))
 def test_whatever_a_file_holds_gives_a_config_or_a_config_error(values: dict[str, object]) -> None:
     try:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -21,7 +22,11 @@ from tests.dictionary_dataplane import RETRY_S, DictionaryDataplane
 from hansa.api.change import Change, Delete, Synced, Upsert
 from hansa.api.objects import Kind
 from hansa.dataplanes.base import HostState
+from hansa.dataplanes.windows.apply import WindowsDataplane
 from hansa.engine import SOURCE_RESTART_S, STOP_GRACE_S, Engine, SyncRecord, SystemClock, run
+from hansa.hns.api import HnsKind
+from hansa.hns.client import HnsClient
+from hansa.hns.emulator import l2bridge_node
 from hansa.net import parse_address
 from hansa.schedule import RunKind
 from hansa.testing import L1, L2, NODE, NODE_ADDRESSES, R1, WEB_KEY, config, endpoint_slice, service
@@ -302,6 +307,22 @@ async def test_f31_a_refused_frontend_is_retried_when_the_dataplane_says_and_hol
 
 
 @in_loop
+async def test_f29_a_frontend_that_the_host_will_never_take_causes_no_full_syncs() -> None:
+    """H.6, rejected: no retry until something changes. The check of the host goes on, and health stays bad."""
+    async with stage() as on:
+        await on.synced(*START)
+        (web_key,) = on.dataplane.host.frontends
+        on.dataplane.host.refuse.add(web_key)
+        on.dataplane.host.hopeless = True
+        await on.pass_time(5)
+        since = on.clock.now()
+        await on.synced(Upsert(endpoint_slice("web-a", [R1])))
+        await on.pass_time(100)
+        assert on.kinds == [RunKind.FULL, RunKind.PARTIAL, RunKind.AUDIT, RunKind.AUDIT, RunKind.AUDIT]
+        assert on.engine.state.waiting_since == since
+
+
+@in_loop
 async def test_an_absent_host_is_asked_again_and_nothing_is_concluded() -> None:
     async with stage() as on:
         await on.synced(*START)
@@ -548,6 +569,16 @@ async def test_a_failing_step_and_an_exception_are_told_once_not_at_each_retry(
         on.dataplane.host.refuse.clear()
         await on.pass_time(RETRY_S)
         assert caplog.text.count("step mended") == 1
+        on.dataplane.host.refuse.add(web_key)
+        await on.pass_time(5)
+        await on.synced(Upsert(endpoint_slice("web-a", [L1])))
+        await on.pass_time(5)
+        on.dataplane.host.refuse.clear()
+        await on.synced(Delete(WEB.object_key))
+        await on.pass_time(5)
+        on.dataplane.host.refuse.add(web_key)
+        await on.synced(Upsert(WEB))
+        assert caplog.text.count("step failed") == 3  # once per life of the frontend
         on.dataplane.before_sync = failing(ZeroDivisionError("a bug"))
         await on.pass_time(300)
         assert caplog.text.count("sync failed") > 5
@@ -626,3 +657,42 @@ async def test_a_dataplane_that_raises_stop_iteration_fails_instead_of_hanging()
         on.dataplane.before_sync = failing(StopIteration())
         await on.synced(*START)
         assert "StopIteration" in on.records[0].error
+
+
+@in_loop
+async def test_on_a_windows_node_outages_and_deletions_behind_our_back_are_healed_in_time() -> None:
+    """The whole way on an emulated HNS, with the dataplane's own retry times."""
+    emulator = l2bridge_node()
+    clock, source = FakeClock(), ListedSource()
+    dataplane = WindowsDataplane(
+        HnsClient(emulator), config(), mac_of=lambda _: "00-15-5D-20-21-01", rng=random.Random(7), clock=clock.now
+    )
+    made = Engine(config(), [source], dataplane=dataplane, clock=clock, read_addresses=lambda: NODE_ADDRESSES)
+    task = asyncio.create_task(made.run())
+    remote = [Upsert(NODE), Upsert(WEB), Upsert(endpoint_slice("web-a", [R1])), *LISTED]
+    await source.say(*remote)
+    await made.settled()
+    assert len(emulator.load_balancers()) == 1
+
+    emulator.remove(HnsKind.LOAD_BALANCER, emulator.load_balancers()[0].guid)
+    await clock.advance(30, made.settled)
+    assert len(emulator.load_balancers()) == 1
+    assert made.counts.drift == 1
+
+    emulator.stop()
+    await source.say(Upsert(API), Upsert(endpoint_slice("api-a", [R1], service="api")))
+    await made.settled()
+    await clock.advance(120, made.settled)
+    assert made.state.last is not None
+    assert made.state.last.state is HostState.UNAVAILABLE
+    assert made.state.waiting_since == clock.now() - 120
+    emulator.start()
+    await clock.advance(11, made.settled)  # probes come at most 10 s apart
+    assert len(emulator.load_balancers()) == 2
+    assert made.state.waiting_since is None
+    writes = made.counts.steps.total()
+    await clock.advance(300, made.settled)
+    assert made.counts.steps.total() == writes
+    made.stop()
+    await asyncio.wait_for(task, 10)
+    assert len(emulator.load_balancers()) == 2

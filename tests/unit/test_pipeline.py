@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.strategies import changes, clusters
 
@@ -36,6 +36,7 @@ from hansa.testing import (
     slice_port,
 )
 
+laws = settings(max_examples=50, deadline=None, derandomize=True)
 SERVICES_LISTED = Synced(Kind.SERVICE)
 SLICES_LISTED = Synced(Kind.ENDPOINT_SLICE)
 SLICE = endpoint_slice("web-a", [L1, R1])
@@ -279,6 +280,7 @@ def accumulated(messages: Iterable[RuleChanges]) -> dict[FrontendKey, Rule]:
 ADDRESS_SETS: st.SearchStrategy[frozenset[Address]] = st.frozensets(st.sampled_from(sorted(NODE_ADDRESSES, key=str)))
 
 
+@laws
 @given(clusters(), st.lists(st.tuples(st.lists(changes(), max_size=4), ADDRESS_SETS), max_size=5), st.data())
 def test_messages_add_up_to_the_whole_and_merging_them_loses_nothing(
     cluster: object, history: list[tuple[list[Change], frozenset[Address]]], data: st.DataObject

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.config import Config
-from hansa.schedule import Due, RunKind, Schedule
+from hansa.schedule import Backlog, Due, RunKind, Schedule
 
+laws = settings(max_examples=50, deadline=None, derandomize=True)
 NEVER = 1e9
 FULL, AUDIT, PARTIAL = RunKind.FULL, RunKind.AUDIT, RunKind.PARTIAL
 
@@ -168,6 +169,13 @@ def test_a_request_and_a_check_that_are_both_due_are_one_run() -> None:
     assert plan.next_sync(31.0) == Due(30.0, AUDIT)
 
 
+def test_a_run_that_comes_late_covers_what_has_become_due_meanwhile() -> None:
+    plan = after_first_run(end=0.0, full_check_period_s=30.0)
+    plan.request(10.0)
+    assert plan.next_sync(10.0) == Due(10.0, PARTIAL)
+    assert plan.next_sync(31.0) == Due(10.0, AUDIT)
+
+
 def test_b9_a_full_run_can_be_asked_for_and_an_earlier_plain_request_does_not_lessen_it() -> None:
     plan = after_first_run(end=0.0)
     plan.request(10.0)
@@ -239,6 +247,7 @@ def simulate(plan: Schedule, steps: list[tuple[float, float, str]]) -> Trace:
     return trace
 
 
+@laws
 @given(STEPS, st.sampled_from([0.0, 1.0, 5.0]))
 def test_laws_that_hold_in_every_history(steps: list[tuple[float, float, str]], pause_s: float) -> None:
     plan = schedule(min_sync_period_s=pause_s, full_check_period_s=30.0)
@@ -252,3 +261,43 @@ def test_laws_that_hold_in_every_history(steps: list[tuple[float, float, str]], 
         starts = [start for _, start, _, _, _ in trace.runs if start >= moment]
         ends = [end for _, start, end, _, _ in trace.runs if start < moment]
         assert starts[0] <= max([moment, *(end + pause_s for end in ends)]), "B1: at once, but for runs and pauses"
+
+
+def test_z2_the_oldest_unsatisfied_request_counts_and_a_good_run_clears_it() -> None:
+    """Requests at t=0 and t=5: 0 is kept."""
+    backlog = Backlog()
+    backlog.request(0.0)
+    backlog.request(5.0)
+    assert backlog.waiting_since == 0.0
+    backlog.started(6.0)
+    assert backlog.running_since == 6.0
+    backlog.finished(7.0, ok=True)
+    assert (backlog.waiting_since, backlog.last_ok_at, backlog.running_since) == (None, 7.0, None)
+
+
+def test_z2_a_request_during_a_run_is_not_satisfied_by_it() -> None:
+    backlog = Backlog()
+    backlog.request(0.0)
+    backlog.started(0.0)
+    backlog.request(1.0)
+    backlog.request(2.0)
+    backlog.finished(3.0, ok=True)
+    assert backlog.waiting_since == 1.0
+    backlog.started(4.0)
+    backlog.finished(5.0, ok=True)
+    assert backlog.waiting_since is None
+
+
+def test_i15_failed_runs_keep_the_oldest_request_and_drift_that_cannot_be_mended_counts_from_its_discovery() -> None:
+    backlog = Backlog()
+    backlog.request(0.0)
+    backlog.started(0.0)
+    backlog.request(0.5)
+    backlog.finished(1.0, ok=False)
+    assert (backlog.waiting_since, backlog.last_ok_at) == (0.0, None)
+    backlog = Backlog()
+    backlog.started(30.0)
+    backlog.finished(31.0, ok=False)
+    backlog.started(40.0)
+    backlog.finished(41.0, ok=False)
+    assert backlog.waiting_since == 30.0

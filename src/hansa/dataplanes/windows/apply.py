@@ -118,7 +118,6 @@ class WindowsDataplane:
         self._results, self._drift, self._out_of_budget = [], [], False
         self._take(changes)
         state = self._pass(now, audit)
-        self._journal_file.append(self._journal)
         return self._report(state, now, calls)
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:
@@ -249,6 +248,7 @@ class WindowsDataplane:
             self._touch_everything()
         elif ownership.grace_over and not self._dirty and not len(self._backoff):
             self._journal.record_taken_over()
+            self._journal_file.append(self._journal)
 
     # --- reading ---
 
@@ -382,6 +382,8 @@ class WindowsDataplane:
             else:
                 self._backoff.clear(key)
                 self._results.append(Result(step.change, Outcome.DONE if wrote else Outcome.SKIPPED))
+            finally:
+                self._journal_file.append(self._journal)  # what HNS has made must not outlive our knowing of it
             if key in self._drifted:
                 self._drift.append(step.change)
         return look

@@ -1,58 +1,18 @@
-"""Every code block of README and docs runs, and shows what it really prints.
+"""Every code block of README and docs runs, and shows what it really prints; see `pages` for the rules.
 
-    ```pycon     doctest, one namespace per page (`...` stands for anything)
-    ```console   `$ hansa ...` lines run in an empty folder, one after the other; the lines below are the output, `...` as above
-    ```yaml/json must parse;  ```text, ```sh and ```mermaid are for reading
-
-`HANSA_UPDATE_DOCS=1 pytest tests/docs` writes the real output of console blocks into the pages.
+`HANSA_UPDATE_DOCS=1 pytest -n 0 tests/docs` writes real output into the pages: read the difference before you keep it.
 """
 
 from __future__ import annotations
 
-import doctest
-import os
 import re
-import shlex
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.docs.pages import DOCS, FENCE, LANGUAGES, PAGES, ROOT, UPDATE, Session, blocks, matches, page_id, run_page
 
-ROOT = Path(__file__).parent.parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-LANGUAGES = {"pycon", "console", "yaml", "json", "text", "sh", "mermaid"}
-FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
-UPDATE = bool(os.environ.get("HANSA_UPDATE_DOCS"))
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    text: str
-    line: int
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(text)]
-
-
-def page_id(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def matches(wanted: str, got: str) -> bool:
-    """Whether the lines agree; a line `...` stands for any lines, `...` inside a line for any text."""
-    pattern = ""
-    for line in wanted.rstrip("\n").split("\n"):
-        if line.strip() == "...":
-            pattern += r"(?:.*\n)*?"
-        else:
-            pattern += ".*?".join(re.escape(part.rstrip()) for part in line.split("...")) + r"[ ]*\n"
-    return re.fullmatch(pattern, got.rstrip("\n") + "\n") is not None
+RUN = {"pycon", "console"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -61,19 +21,13 @@ def test_every_block_has_a_known_language(page: Path) -> None:
         assert block.language in LANGUAGES, f"{page.name}:{block.line}: ```{block.language or '(none)'}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_python_sessions_print_what_the_page_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
-    parser = doctest.DocTestParser()
-    names: dict[str, object] = {}
-    for block in blocks(page):
-        if block.language == "pycon":
-            test = parser.get_doctest(block.text, names, f"{page.name}:{block.line}", str(page), block.line)
-            report: list[str] = []
-            runner.run(test, out=report.append, clear_globs=False)
-            names = test.globs
-            assert not report, "".join(report)
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.language in RUN for b in blocks(p))], ids=page_id)
+def test_the_page_shows_what_its_blocks_print(page: Path, tmp_path: Path) -> None:
+    updated, faults = run_page(page, tmp_path)
+    if UPDATE and updated != page.read_text(encoding="utf-8"):
+        page.write_text(updated, encoding="utf-8")
+    else:
+        assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -83,51 +37,99 @@ def test_data_blocks_parse(page: Path) -> None:
             assert list(yaml.safe_load_all(block.text)), f"{page.name}:{block.line} is empty"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "console" for b in blocks(p))], ids=page_id)
-def test_commands_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "COLUMNS": "120",
-        "NO_COLOR": "1",
-        "TERM": "dumb",
-    }
-    updated = page.read_text(encoding="utf-8")
-    for block in blocks(page):
-        if block.language != "console":
-            continue
-        new = ""
-        for command, wanted in transcripts(block.text):
-            done = subprocess.run(
-                ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
-            )
-            got = done.stdout + done.stderr
-            new += f"$ {command}\n{got if '...' not in wanted else wanted}"
-            if not UPDATE:
-                assert matches(wanted, got) or wanted.strip() == got.strip(), (
-                    f"{page.name}:{block.line}: $ {command}\n--- page\n{wanted}\n--- real (exit {done.returncode})\n{got}"
-                )
-        updated = updated.replace(f"```console\n{block.text}", f"```console\n{new.rstrip()}\n")
-    if UPDATE:
-        page.write_text(updated, encoding="utf-8")
-
-
-def transcripts(text: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for line in text.splitlines(keepends=True):
-        if line.startswith("$ "):
-            command = line[2:].rstrip("\n")
-            assert shlex.split(command), "an empty command"
-            found.append((command, ""))
-        else:
-            assert found, "a console block begins with `$ command`"
-            found[-1] = (found[-1][0], found[-1][1] + line)
-    return found
-
-
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if "://" not in target and not target.startswith("mailto:"):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        found = page if not target else page.parent / target
+        assert found.exists(), f"{page.name} links to {target}"
+        if anchor and found.suffix == ".md":
+            assert anchor in anchors(found), f"{page.name} links to {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids that the site gives to headings, or that the page gives by `{#id}`."""
+    found = set()
+    for heading in re.findall(r"^#+\s+(.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
+        plain = re.sub(r"[`*]", "", heading).strip().lower()
+        found.add(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain)).strip("-"))
+    return found
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.is_relative_to(DOCS)], ids=page_id)
+def test_every_page_has_a_place_in_the_navigation(page: Path) -> None:
+    assert str(page.relative_to(DOCS)) in navigation(), f"add {page.relative_to(DOCS)} to nav in mkdocs.yml"
+
+
+def test_the_navigation_names_no_page_that_does_not_exist() -> None:
+    missing = [name for name in navigation() if not (DOCS / name).exists()]
+    assert not missing, f"mkdocs.yml names {missing}"
+
+
+def navigation() -> list[str]:
+    found: list[str] = []
+
+    def walk(entry: object) -> None:
+        match entry:
+            case str():
+                found.append(entry)
+            case list():
+                for each in entry:
+                    walk(each)
+            case dict():
+                for each in entry.values():
+                    walk(each)
+
+    walk(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert len(found) == len(set(found)), "a page stands twice in the navigation"
+    return found
+
+
+# --- the runner itself: a check that cannot fail proves nothing ---
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "same"),
+    [
+        ("a\nb\n", "a\nb\n", True),
+        ("a\nb\n", "a\nb\nc\n", False),
+        ("a\n...\nc\n", "a\nb\nb\nc\n", True),
+        ("a\n...\n", "a\n", True),
+        ("took ... s\n", "took 12 s\n", True),
+        ("took ... s\n", "took 12 ms\n", False),
+        ("a\n", "a   \n", True),
+        ("", "", True),
+        ("", "something\n", False),
+    ],
+)
+def test_dots_stand_for_anything_and_nothing_else_does(wanted: str, got: str, same: bool) -> None:
+    assert matches(wanted, got) is same
+
+
+def test_a_block_that_prints_something_else_is_a_fault_and_can_be_mended(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```pycon\n>>> 1 + 1\n3\n>>> 'b'\n'b'\n```\n\n```console\n$ hansa --version\nhansa 0\n```\n")
+    mended, faults = run_page(page, tmp_path)
+    assert len(faults) == 2
+    assert ">>> 1 + 1\n2\n>>> 'b'\n'b'\n" in mended
+    page.write_text(mended)
+    assert run_page(page, tmp_path) == (mended, [])
+
+
+def test_an_exception_on_a_page_is_a_fault(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```pycon\n>>> [][0]\n```\n")
+    assert "IndexError" in run_page(page, tmp_path)[1][0]
+
+
+def test_blocks_of_a_page_share_folder_names_and_exit_code(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    assert session.python(">>> from pathlib import Path\n>>> n = Path('f').write_text('x')\n", "").faults == ()
+    assert session.python(">>> n\n1\n", "").faults == ()
+    assert session.shell("cat f | tr x y") == "y"
+    assert session.shell("hansa demo --manifests > cluster.yaml") == ""
+    assert (tmp_path / "cluster.yaml").read_text().startswith("#")
+    assert "no Node is called" in session.shell("hansa render --source cluster.yaml --node-name nobody")
+    assert session.shell("echo $?") == "2\n"

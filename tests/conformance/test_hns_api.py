@@ -8,6 +8,7 @@ open) go through the Host.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tests.hns_double import Counter, double
 from hansa.hns.api import ZERO_GUID, Guid, Handle, HnsApi, HnsError, HnsKind, HnsVersion, parse_guid
 from hansa.hns.client import DEFAULT_QUERY, HnsClient, list_query
 from hansa.hns.emulator import ZN23H2, Layout, Machine, l2bridge_node
-from hansa.hns.emulator.server import serve
+from hansa.hns.emulator.server import SharedHns, serve
 from hansa.hns.remote import RemoteHns
 from hansa.hns.schema import (
     EndpointFlags,
@@ -56,6 +57,13 @@ def emulator() -> Iterator[Host]:
 
 
 @contextmanager
+def shared() -> Iterator[Host]:
+    """The emulator as several threads may use it."""
+    with emulator() as inner:
+        yield Host(SharedHns(inner.api, threading.Lock()), inner.version, inner.open_handles)
+
+
+@contextmanager
 def remote() -> Iterator[Host]:
     """The emulator behind its socket."""
     with emulator() as inner, serve(inner.api, "127.0.0.1:0") as server, RemoteHns(server.address) as api:
@@ -76,6 +84,7 @@ def native() -> Iterator[Host]:
 
 IMPLEMENTATIONS: dict[str, Callable[[], AbstractContextManager[Host]]] = {
     "emulator": emulator,
+    "shared": shared,
     "remote": remote,
     "native": native,
 }

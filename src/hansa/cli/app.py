@@ -102,23 +102,12 @@ def run(
     options.check_node_name(read.config, known)
     host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
     settled = options.with_source_vip(read.config, host)
-    objects: Source = _source(source, settled, kubeconfig=kubeconfig, master=master)
-    if host.emulator is not None:
-        from hansa.lab.cni import CniSource
-
-        objects = CniSource(objects, host.emulator, settled.node_name)
-    plane = options.windows_dataplane(host, settled)
-    server = None
+    objects = options.with_kubelet(_source(source, settled, kubeconfig=kubeconfig, master=master), host, settled)
     if hns_listen:
-        from hansa.hns.emulator.server import serve
-
-        server = serve(host.api, hns_listen)
+        context.with_resource(options.offer(host, hns_listen))
+    plane = options.windows_dataplane(host, settled)
     engine = engine_module.Engine(settled, [objects], dataplane=plane, read_addresses=_addresses(host, hns))
-    try:
-        asyncio.run(engine_module.run(engine))
-    finally:
-        if server is not None:
-            server.close()
+    asyncio.run(engine_module.run(engine))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,11 @@ from hansa.sources.host import read_host
 if TYPE_CHECKING:
     from hansa.dataplanes.windows.apply import WindowsDataplane
     from hansa.hns.api import HnsApi
+    from hansa.hns.emulator.server import Server
     from hansa.hns.emulator.service import Emulator
     from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, HnsNetwork
     from hansa.net import Address
+    from hansa.sources import Source
 
 _T = TypeVar("_T")
 
@@ -128,7 +131,8 @@ class Input:
 class Host:
     """The HNS that a command works on; a context that closes the way to it.
 
-    emulator: set if it lives in this process. macs, addresses: of the machine that HNS runs on, as far as known.
+    emulator: set if it lives in this process; `lock` is held while several threads use it. macs, addresses: of the
+    machine that HNS runs on, as far as known.
     """
 
     api: HnsApi
@@ -136,6 +140,7 @@ class Host:
     macs: Mapping[Address, str] = field(default_factory=dict)
     addresses: frozenset[Address] = frozenset()
     close: Callable[[], None] = lambda: None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
         return self
@@ -154,6 +159,26 @@ def with_source_vip(config: Config, host: Host) -> Config:
     if host.emulator is None or config.windows.source_vip or config.windows.source_vip_endpoint:
         return config
     return replace(config, windows=replace(config.windows, source_vip=spare_source_vips(host.emulator)))
+
+
+def with_kubelet(objects: Source, host: Host, config: Config) -> Source:
+    """On an emulated node somebody must give new pods their HNS endpoints; on others a real CNI does."""
+    from hansa.hns.emulator.server import SharedHns
+    from hansa.lab.cni import CniSource
+
+    if host.emulator is None:
+        return objects
+    host.api = SharedHns(host.emulator, host.lock)
+    return CniSource(objects, host.emulator, config.node_name, lock=host.lock)
+
+
+def offer(host: Host, address: str) -> Server:
+    """Let other programs use the emulated HNS, too. Raises ConfigError for a real one or a bad address."""
+    from hansa.hns.emulator.server import serve
+
+    if host.emulator is None:
+        raise ConfigError(Fault("--hns-listen", "only an emulated HNS can be offered", "use it with --hns emulator"))
+    return serve(host.emulator, address, lock=host.lock)
 
 
 def windows_dataplane(host: Host, config: Config) -> WindowsDataplane:

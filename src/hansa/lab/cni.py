@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
 
@@ -116,10 +117,14 @@ def spare_source_vips(emulator: Emulator) -> tuple[Address, ...]:
 class CniSource:
     """Another source, with the kubelet of an emulated node in between: pods get their HNS endpoints first."""
 
-    def __init__(self, objects: Source, emulator: Emulator, node_name: str) -> None:
+    def __init__(
+        self, objects: Source, emulator: Emulator, node_name: str, *, lock: AbstractContextManager[object] | None = None
+    ) -> None:
+        """`lock`: held while the emulator is touched, if other threads use it, too."""
         self._objects = objects
         self._emulator = emulator
         self._node_name = node_name
+        self._lock = lock or nullcontext()
 
     @property
     def status(self) -> str:
@@ -127,5 +132,6 @@ class CniSource:
 
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         async for batch in self._objects.changes():
-            add_local_pods(self._emulator, batch, self._node_name)
+            with self._lock:
+                add_local_pods(self._emulator, batch, self._node_name)
             yield batch

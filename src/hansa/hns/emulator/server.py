@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self, assert_never
 
 from hansa.errors import ConfigError, Fault
-from hansa.hns.api import Guid, Handle, HnsApi, HnsError, HnsKind, HnsVerb
+from hansa.hns.api import Guid, Handle, HnsApi, HnsError, HnsKind, HnsVerb, HnsVersion
 from hansa.hns.emulator.wire import (
     MAX_LINE_BYTES,
     Answer,
@@ -272,3 +272,43 @@ def _address_of(listener: socket.socket) -> str:
     if isinstance(name, str):
         return str(UnixAddress(name))
     return str(TcpAddress(name[0], name[1]))
+
+
+class SharedHns:
+    """An HnsApi that several threads may use: every call holds `lock`. Whoever else touches what is behind it, too."""
+
+    def __init__(self, api: HnsApi, lock: threading.Lock) -> None:
+        self._api = api
+        self._lock = lock
+
+    def version(self) -> HnsVersion:
+        with self._lock:
+            return self._api.version()
+
+    def enumerate(self, kind: HnsKind, query: str) -> str:
+        with self._lock:
+            return self._api.enumerate(kind, query)
+
+    def open(self, kind: HnsKind, guid: Guid) -> Handle:
+        with self._lock:
+            return self._api.open(kind, guid)
+
+    def query(self, kind: HnsKind, handle: Handle, query: str) -> str:
+        with self._lock:
+            return self._api.query(kind, handle, query)
+
+    def create(self, kind: HnsKind, guid: Guid, settings: str, network: Handle | None = None) -> Handle:
+        with self._lock:
+            return self._api.create(kind, guid, settings, network)
+
+    def modify(self, kind: HnsKind, handle: Handle, settings: str) -> None:
+        with self._lock:
+            self._api.modify(kind, handle, settings)
+
+    def delete(self, kind: HnsKind, guid: Guid) -> None:
+        with self._lock:
+            self._api.delete(kind, guid)
+
+    def close(self, kind: HnsKind, handle: Handle) -> None:
+        with self._lock:
+            self._api.close(kind, handle)

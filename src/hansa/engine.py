@@ -25,12 +25,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypedDict, TypeVar
+from typing import Protocol, TypedDict, TypeVar, assert_never
 
-from hansa.api.change import Change
-from hansa.api.objects import Node
+from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
+from hansa.api.objects import Node, ObjectKey
 from hansa.config import Config
 from hansa.dataplanes.base import Dataplane, HostState, Outcome, Result, Shortfall, SyncReport
+from hansa.errors import Fault
 from hansa.net import Address
 from hansa.pipeline import HealthCheck, HealthCheckKey, Pipeline
 from hansa.rules.model import RuleChanges
@@ -236,6 +237,7 @@ class Engine:
             self.counts.changes += len(batch)
             if self._pipeline.pending:
                 self._request()
+        self._log.objects(batch)
 
     def on_sync(self, observer: Observer) -> None:
         """Have `observer` called in the event loop after each run; what it raises is logged and goes no further."""
@@ -522,6 +524,7 @@ class _EngineLog:
         self._failing: dict[str, str] = {}
         self._shortfalls: frozenset[Shortfall] = frozenset()
         self._conditions: frozenset[str] = frozenset()
+        self._faulty: dict[ObjectKey, tuple[Fault, ...]] = {}
         self._state: HostState | None = None
 
     def line(self, level: int, event: str, **fields: object) -> None:
@@ -539,6 +542,29 @@ class _EngineLog:
         text = " ".join((event, *(f"{key}={_quoted(value)}" for key, value in fields.items())))
         _logger.error("%s", text, extra={"fields": fields}, exc_info=error if new else None)
         self._tracebacks.add(identity)
+
+    def objects(self, batch: Sequence[Change]) -> None:
+        """What of the objects cannot be used, said when it changes: with object, field and remedy."""
+        for change in batch:
+            match change:
+                case Malformed(key, faults):
+                    event = "object left as it was"
+                case Upsert(skipped=faults):
+                    key, event = change.key, "object used without some entries"
+                case Delete(key):
+                    faults = ()
+                case Synced():
+                    continue
+                case _:
+                    assert_never(change)
+            if faults == self._faulty.get(key, ()):
+                continue
+            if faults:
+                self._faulty[key] = faults
+                self.line(logging.WARNING, event, object=key, faults="; ".join(str(fault) for fault in faults))
+            else:
+                del self._faulty[key]
+                self.line(logging.INFO, "object mended", object=key)
 
     def run(self, record: SyncRecord, outcome: SyncReport | Exception) -> None:
         head = {"number": record.number, "kind": str(record.kind), "duration_s": round(record.duration_s, 4)}

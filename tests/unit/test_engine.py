@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from tests.dictionary_dataplane import RETRY_S, DictionaryDataplane
 
-from hansa.api.change import Change, Delete, Synced, Upsert
+from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
 from hansa.api.objects import Kind
 from hansa.dataplanes.base import HostState
 from hansa.dataplanes.windows.apply import WindowsDataplane
 from hansa.engine import SOURCE_RESTART_S, STOP_GRACE_S, Engine, SyncRecord, SystemClock, run
+from hansa.errors import Fault
 from hansa.hns.api import HnsKind
 from hansa.hns.client import HnsClient
 from hansa.hns.emulator import l2bridge_node
@@ -536,6 +537,27 @@ async def test_a_service_that_meets_a_bug_is_named_in_the_log_and_the_rest_is_sy
         assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp"]
         assert on.engine.counts.build_failures == 1
     assert "service left as it was service=d/web" in caplog.text
+
+
+@in_loop
+async def test_i19_an_object_that_cannot_be_used_is_named_once_with_its_field_and_its_rules_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "hansa")
+    bad = Malformed(WEB.object_key, (Fault("spec.ports[0].port", "99999 is not a port", "give a number"),))
+    async with stage() as on:
+        await on.synced(*START)
+        before = on.host
+        caplog.clear()
+        for _ in range(3):
+            await on.synced(bad)
+            await on.pass_time(5)
+        assert on.host == before
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert 'object="Service d/web"' in line
+        assert "spec.ports[0].port: 99999 is not a port (give a number)" in line
+        await on.synced(Upsert(WEB))
+        assert "object mended" in caplog.text
 
 
 @in_loop

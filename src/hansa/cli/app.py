@@ -107,7 +107,9 @@ def run(
         context.with_resource(options.offer(host, hns_listen))
     plane = options.windows_dataplane(host, settled)
     engine = engine_module.Engine(settled, [objects], dataplane=plane, read_addresses=_addresses(host, hns))
-    asyncio.run(engine_module.run(engine))
+    ended_by = asyncio.run(engine_module.run(engine))
+    if ended_by is not None:
+        raise typer.Exit(128 + ended_by)  # as shells count, and as kube-proxy ends
 
 
 @app.command()

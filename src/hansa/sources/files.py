@@ -7,6 +7,7 @@ that is being written must look the same in two polls before it is read again: h
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from hansa.sources.manifests import (
 )
 
 __all__ = ["FileSource", "read_once"]
+
+_logger = logging.getLogger("hansa.sources")
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -132,6 +135,9 @@ class FileSource:
         return {path: _read(path, self._config) for path in paths}
 
     def _report(self, merged: Merged, file_count: int) -> None:
+        for fault in merged.faults:
+            if fault not in self._faults:
+                _logger.warning("cannot be read, what it said before stays in force: %s", fault)
         self._faults, self._ignored = merged.faults, merged.ignored
         status = f"{len(merged.objects)} objects from {file_count} file{'s' if file_count != 1 else ''}"
         if merged.faults:

@@ -161,4 +161,4 @@ def test_hns_ls_of_a_saved_node(hansa, tmp_path: Path) -> None:
 
 
 def test_every_exit_code_that_a_command_uses_is_documented() -> None:
-    assert set(cli.EXIT_CODES) == {0, 1, 2, 3, 4, 5}
+    assert set(cli.EXIT_CODES) == {0, 1, 2, 3, 4, 5, 130, 143}

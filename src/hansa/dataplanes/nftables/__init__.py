@@ -1,7 +1,7 @@
 """The nftables dataplane for Linux nodes: tables `ip hansa` and `ip6 hansa`, of constant shape.
 
 What comes in: `RuleChanges` from stage 3, and what the kernel says of hansa's own two tables.
-What goes out: one atomic transaction per sync and family, whose size follows the change; `SyncReport`s; text for people.
+What goes out: one atomic transaction per sync and family, its size following the change; `SyncReport`s; text to read.
 Who calls it: the engine (`apply.NftablesDataplane`), the command line (`render`, `objects.write`, `trace`).
 What it must never do: make a chain, set or rule per service or endpoint; list or change another program's table; wipe
 its own to fill it again; start a program.

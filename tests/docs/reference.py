@@ -6,6 +6,7 @@ cannot go stale. `HANSA_UPDATE_DOCS=1 pytest -n 0 tests/docs` rewrites it.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -14,6 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
+import hansa
 from hansa import cli, config
 from hansa.cli.app import app
 from hansa.dataplanes.windows.backoff import NEVER, PACES
@@ -287,7 +289,9 @@ def refusals() -> str:
 # --- shared ---
 
 # Labels of lines in the notes that the code was built from: they mean something in a docstring, not to a reader here.
-_NOTES = re.compile(r"\s*\(?(?:hcn\.md|windows-proxy|service-semantics|operations\.md)(?:,? (?:and )?[A-Z]?\.?\d[\w.]*)*\)?:?")
+_NOTES = re.compile(
+    r"\s*\(?(?:hcn\.md|windows-proxy|service-semantics|operations\.md)(?:,? (?:and )?[A-Z]?\.?\d[\w.]*)*\)?:?"
+)
 
 
 def public(evidence: str) -> str:
@@ -298,11 +302,30 @@ def public(evidence: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = ([re.sub(r"(?<!\\)\|", r"\|", cell.strip()) for cell in line] for line in (heads, ["---"] * len(heads), *rows))
+    lines = (heads, ["---"] * len(heads), *rows)
+    cells = ([re.sub(r"(?<!\\)\|", r"\|", cell.strip()) for cell in line] for line in lines)
     return "".join(f"|{''.join(f' {cell} |' if cell else ' |' for cell in line)}\n" for line in cells)
 
 
+def public_names() -> str:
+    """What `from hansa import ...` gives, with the first sentence of each docstring."""
+    rows = [
+        (
+            f"`{name}`",
+            f"`{_home(name)}`",
+            (inspect.getdoc(getattr(hansa, name)) or "").split("\n\n")[0].replace("\n", " "),
+        )
+        for name in hansa.__all__
+    ]
+    return _table(("name", "module", "what it is"), rows)
+
+
+def _home(name: str) -> str:
+    return str(getattr(hansa, name).__module__)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "public-names": public_names,
     "commands": command_sections,
     "exit-codes": exit_codes,
     "settings": lambda: settings(own=False),

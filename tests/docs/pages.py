@@ -173,7 +173,7 @@ class _Recorder(doctest.DocTestRunner):
         self.printed: dict[int, str] = {}
 
     def report_failure(self, out: object, test: doctest.DocTest, example: doctest.Example, got: str) -> None:
-        self.printed[example.lineno] = got
+        self.printed[example.lineno] = "".join(f"{line.rstrip()}\n" for line in got.splitlines())
         self.faults.append(f"{test.name}: >>> {example.source}--- page\n{example.want}\n--- real\n{got}")
 
     def report_unexpected_exception(

@@ -10,7 +10,8 @@
 
 It lists in consistent pages with continue tokens, watches from any version it still remembers, streams initial events,
 sends bookmarks, translates events for selectors, compresses, checks tokens and client certificates, and can be told to
-fail, to be slow, and to go away and come back on the same port. `requests` records what it was asked.
+fail, to be slow, to keep an answer back, and to go away and come back on the same port. `requests` records what it was
+asked.
 Evidence: Kubernetes API concepts; what the API server of 1.36 was seen to answer.
 """
 
@@ -101,6 +102,7 @@ class ApiServer:
         self._snapshots: dict[str, list[Manifest]] = {}
         self._tokens: frozenset[str] | None = None
         self._failures: list[tuple[int, float]] = []
+        self._holds: list[tuple[Callable[[Asked], bool], asyncio.Event]] = []
         self._watches: set[_Watcher] = set()
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -174,7 +176,17 @@ class ApiServer:
         self.version = version
         self.compact()
 
+    def manifests(self) -> list[Manifest]:
+        """Every object as it is now; copies."""
+        return [copy.deepcopy(item) for items in self._objects.values() for _, item in sorted(items.items())]
+
     # Moods
+
+    def hold(self, which: Callable[[Asked], bool]) -> asyncio.Event:
+        """Requests that `which` picks are answered only once the event that this returns is set."""
+        gate = asyncio.Event()
+        self._holds.append((which, gate))
+        return gate
 
     def require_token(self, *tokens: str) -> None:
         """From now on only these tokens are good; none at all means that no token is needed."""
@@ -234,7 +246,11 @@ class ApiServer:
 
     def _handler(self, kind: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            self.requests.append(Asked(kind, dict(request.query), dict(request.headers)))
+            asked = Asked(kind, dict(request.query), dict(request.headers))
+            self.requests.append(asked)
+            for which, gate in self._holds:
+                if which(asked):
+                    await gate.wait()
             if self.mood.delay_s:
                 await asyncio.sleep(self.mood.delay_s)
             refusal = self._refusal(kind, request)

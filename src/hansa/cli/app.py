@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,15 +16,18 @@ import typer
 import yaml
 
 from hansa import __version__
+from hansa.api.change import Upsert
 from hansa.cli import options
 from hansa.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hansa.api.objects import Node
     from hansa.config import Config
     from hansa.rules.model import RuleChanges
     from hansa.sources import Source
+    from hansa.sources.kubernetes.kubeconfig import Connection
 
 app = typer.Typer(
     name="hansa",
@@ -98,11 +101,16 @@ def run(
     read = options.read_settings(config, settings or [], node_name)
     for note in read.notes:
         logging.getLogger("hansa.config").warning("setting without effect: %s", note)
-    known = [] if _is_kubernetes(source) else options.nodes(_read_once(source).changes)
+    objects = _source(source, read.config, kubeconfig=kubeconfig, master=master)
+    known: Sequence[Node] = ()
+    if not _is_kubernetes(source):
+        known = options.nodes(_read_once(source).changes)
+    elif hns == "emulator":  # a real node must start while the API is away; an emulated one is laid out by the Nodes
+        known = _cluster_nodes(kubeconfig, master)
     options.check_node_name(read.config, known)
     host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
     settled = options.with_source_vip(read.config, host)
-    objects = options.with_kubelet(_source(source, settled, kubeconfig=kubeconfig, master=master), host, settled)
+    objects = options.with_kubelet(objects, host, settled)
     if hns_listen:
         context.with_resource(options.offer(host, hns_listen))
     plane = options.windows_dataplane(host, settled)
@@ -301,10 +309,25 @@ def _source(text: str, config: Config, *, kubeconfig: str, master: str) -> Sourc
         from hansa.sources.files import FileSource
 
         return FileSource(text, config)
-    from hansa.sources.kubernetes.client import KubernetesSource, load_connection
+    from hansa.sources.kubernetes.client import KubernetesSource
 
-    connection = load_connection(kubeconfig or os.environ.get("KUBECONFIG", ""), master, os.environ)
+    connection = _connection(kubeconfig, master)
+    for warning in connection.warnings:
+        logging.getLogger("hansa.config").warning("API connection: %s", warning)
     return KubernetesSource(connection, config)
+
+
+def _connection(kubeconfig: str, master: str) -> Connection:
+    from hansa.sources.kubernetes.client import load_connection
+
+    return load_connection(kubeconfig or os.environ.get("KUBECONFIG", ""), master, os.environ)
+
+
+def _cluster_nodes(kubeconfig: str, master: str) -> tuple[Node, ...]:
+    """All Nodes, of which a source only says this one's; an emulated overlay needs the other nodes' subnets."""
+    from hansa.sources.kubernetes.client import read_nodes
+
+    return asyncio.run(read_nodes(_connection(kubeconfig, master)))
 
 
 def _read_once(text: str) -> options.Input:
@@ -322,7 +345,9 @@ def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> optio
         return _read_once(text)
     from hansa.sources import gather
 
-    return options.Input(asyncio.run(gather(_source(text, config, kubeconfig=kubeconfig, master=master))))
+    objects = _source(text, config, kubeconfig=kubeconfig, master=master)
+    nodes = _cluster_nodes(kubeconfig, master)
+    return options.Input((*(Upsert(node) for node in nodes), *asyncio.run(gather(objects))))
 
 
 def _rules(found: options.Input, config: Config, host: options.Host) -> RuleChanges:

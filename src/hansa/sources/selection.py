@@ -15,6 +15,7 @@ from hansa.config import Config
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
+NODES_PATH = "/api/v1/nodes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def selection(kind: Kind, config: Config) -> Selection:
         case Kind.ENDPOINT_SLICE:
             return Selection(kind, "/apis/discovery.k8s.io/v1/endpointslices", f"!{HEADLESS_LABEL}")
         case Kind.NODE:
-            return Selection(kind, "/api/v1/nodes", field_selector=f"metadata.name={config.node_name}")
+            return Selection(kind, NODES_PATH, field_selector=f"metadata.name={config.node_name}")
         case Kind.SERVICE_CIDR:
             return Selection(kind, "/apis/networking.k8s.io/v1/servicecidrs")
         case _:

@@ -21,8 +21,8 @@ import aiohttp
 from yarl import URL
 
 from hansa import __version__
-from hansa.api.change import Change
-from hansa.api.objects import Kind
+from hansa.api.change import Change, Upsert
+from hansa.api.objects import Kind, Node
 from hansa.config import Config
 from hansa.errors import ConfigError, Fault, SourceError
 from hansa.sources.kubernetes.credentials import EXEC_INFO_VARIABLE, Issued, exec_info, parse_exec_credential
@@ -43,9 +43,9 @@ from hansa.sources.kubernetes.kubeconfig import (
 )
 from hansa.sources.kubernetes.lines import LineSplitter
 from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, Request, Watch, WatchSettings
-from hansa.sources.selection import selection
+from hansa.sources.selection import NODES_PATH, Selection, selection
 
-__all__ = ["ClientSettings", "KubernetesSource", "load_connection"]
+__all__ = ["ClientSettings", "KubernetesSource", "load_connection", "read_nodes"]
 
 USER_AGENT = f"hansa/{__version__} (kube-proxy compatible)"
 LONGEST_REFUSAL_BYTES = 64 * 1024  # of a refusal only the Status is read, which is far shorter
@@ -113,16 +113,7 @@ class KubernetesSource:
         }
         followers[Kind.ENDPOINT_SLICE].starts_after = followers[Kind.SERVICE].synced
         self._followers = tuple(followers.values())
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "User-Agent": USER_AGENT,
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip" if _compresses(self._connection, settings) else "identity",
-            },
-        )
-        async with session:
+        async with _session(self._connection, settings) as session:
             api = _Api(self._connection, settings, session)
             tasks = [
                 asyncio.create_task(one.run(api, queue), name=f"watch {one.watch.kind}") for one in self._followers
@@ -329,6 +320,31 @@ class _Access:
         return parse_exec_credential(output, plugin)
 
 
+async def read_nodes(connection: Connection, settings: ClientSettings | None = None) -> tuple[Node, ...]:
+    """Every Node of the cluster as it is now, for commands that look once; none that cannot be decoded.
+
+    Raises SourceError as soon as an attempt fails: whoever waits at a terminal wants to know why.
+    """
+    settings = settings or ClientSettings()
+    watch = Watch(Selection(Kind.NODE, NODES_PATH), replace(settings.watch, watch_list=False))
+    found: list[Change] = []
+
+    async def deliver(batch: tuple[Change, ...]) -> None:
+        found.extend(batch)
+
+    async with _session(connection, settings) as session:
+        api = _Api(connection, settings, session)
+        while not watch.is_synced:
+            try:
+                await api.ask(watch.next_request(time.monotonic(), random.random()), watch, deliver)
+            except (aiohttp.ClientError, OSError) as error:
+                raise SourceError(f"{connection.server}: {_describe(error)}") from error
+            watch.closed(time.monotonic(), random.random())
+            if watch.problem:
+                raise SourceError(f"{connection.server}: {watch.problem}")
+    return tuple(one.object for one in found if isinstance(one, Upsert) and isinstance(one.object, Node))
+
+
 def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]) -> Connection:
     """How to reach the API server, by kube-proxy's rules: in-cluster if neither argument is given (both may be "").
 
@@ -379,6 +395,18 @@ def _relocated(connection: Connection, environment: Mapping[str, str]) -> Connec
     if isinstance(credentials, TokenFile):
         credentials = TokenFile(_on_host(credentials.path, environment))
     return replace(connection, ca=of(connection.ca), client_certificate=pair, credentials=credentials)
+
+
+def _session(connection: Connection, settings: ClientSettings) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={
+            "User-Agent": USER_AGENT,
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip" if _compresses(connection, settings) else "identity",
+        },
+    )
 
 
 def _compresses(connection: Connection, settings: ClientSettings) -> bool:

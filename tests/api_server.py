@@ -282,7 +282,7 @@ class ApiServer:
         token = request.query.get("continue", "")
         if token and token not in self._snapshots:
             return _refuse(410, "Expired", "The provided continue parameter is too old")
-        items = self._snapshots[token] if token else self._selected(kind, _selector(request.query))
+        items = self._snapshots[token] if token else self._selected(kind, selector(request.query))
         version = token.split(":")[0] if token else str(self.version)
         limit = int(request.query.get("limit", len(items) or 1))
         page, rest = items[:limit], items[limit:]
@@ -301,7 +301,7 @@ class ApiServer:
 
     async def _watch(self, kind: str, request: web.Request) -> web.StreamResponse:
         query = request.query
-        selects = _selector(query)
+        selects = selector(query)
         since = int(query.get("resourceVersion") or 0)
         is_gone = 0 < since < self._oldest
         if is_gone and self.mood.gone_as_status:
@@ -368,7 +368,7 @@ def _identity(kind: str, item: Manifest) -> Identity:
     return ("" if kind in CLUSTER_WIDE else metadata.get("namespace", "default"), metadata["name"])
 
 
-def _selector(query: Mapping[str, str]) -> Selects:
+def selector(query: Mapping[str, str]) -> Selects:
     """The label and field selectors of a request."""
     labels = [part for part in query.get("labelSelector", "").split(",") if part]
     fields = [part for part in query.get("fieldSelector", "").split(",") if part]

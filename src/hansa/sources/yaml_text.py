@@ -1,8 +1,8 @@
 """YAML as Kubernetes users mean it: documents by themselves, no silent surprises, places for every fault.
 
 Read as YAML 1.2 where PyYAML's YAML 1.1 would surprise: `no`, `on` and `y` are texts, times stay texts, `12:30` is no
-number, and neither is a number with a leading zero, which the two versions read differently. A key given twice is a
-fault, as YAML demands and most readers forget.
+number, and neither are `010` and `1e3`, which the two versions read differently. A key given twice is a fault, as YAML
+demands and most readers forget.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import yaml
 # libyaml is ten times faster, but not every wheel of PyYAML has it.
 _Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# Resolved by first character, as PyYAML wants it. Evidence: YAML 1.2.2, 10.3.2 (core schema), less leading zeros.
+# Resolved by first character, as PyYAML wants it. Evidence: YAML 1.2.2, 10.3.2 (core schema), as far as 1.1 agrees.
 _RESOLVERS: tuple[tuple[str, str, str], ...] = (
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN"),
     ("tag:yaml.org,2002:int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", "-+0123456789"),
     (
         "tag:yaml.org,2002:float",
-        r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]*(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)|[-+]?\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+        r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         "-+.0123456789",
     ),

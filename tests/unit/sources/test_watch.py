@@ -20,6 +20,8 @@ from hansa.sources.kubernetes.watch import INITIAL_EVENTS_END, State, Watch, Wat
 from hansa.sources.selection import selection
 from hansa.testing import config, manifest_service, service
 
+laws = settings(max_examples=50, deadline=None, derandomize=True)
+
 NEVER = 1.0 - 1e-12  # the largest jitter
 LISTS = WatchSettings(watch_list=False)
 
@@ -622,6 +624,7 @@ class Driver:
         return "reset" if trouble == "cut" else ""
 
 
+@laws
 @given(
     st.lists(ACTIONS, max_size=40),
     st.booleans(),
@@ -659,6 +662,7 @@ def test_any_interleaving_converges_to_the_servers_state(
 # Lines
 
 
+@laws
 @given(st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b" "))), st.data())
 def test_lines_are_the_same_however_the_stream_is_cut(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines) + b"half a line"
@@ -671,7 +675,7 @@ def test_lines_are_the_same_however_the_stream_is_cut(lines: list[bytes], data: 
     assert splitter.feed(b"\n") == [b"half a line"]
 
 
-@settings(max_examples=20)
+@laws
 @given(st.integers(1, 50))
 def test_a_watch_reads_a_stream_cut_anywhere(size: int) -> None:
     stream = b"".join(event("ADDED", item(name, 11 + at)) + b"\n" for at, name in enumerate("abc"))

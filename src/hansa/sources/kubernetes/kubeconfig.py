@@ -350,8 +350,10 @@ def _client_certificate(user: _User, at: str, report: _Report) -> ClientCertific
     key = report.pem(user.client_key, user.client_key_data, at, "client-key")
     if certificate is not None and key is not None:
         return ClientCertificate(certificate, key)
-    if not ((certificate is None and key is None) or report.faults):
-        missing = "client-key" if key is None else "client-certificate"
+    has_certificate = bool(user.client_certificate or user.client_certificate_data)
+    has_key = bool(user.client_key or user.client_key_data)
+    if has_certificate != has_key:
+        missing = "client-key" if has_certificate else "client-certificate"
         report.fault(f"{at}.{missing}", "is missing", "certificate and key are needed together")
     return None
 

@@ -96,11 +96,10 @@ class KernelRuleset:
     def read_elements(self, family: IPFamily, spec: SetSpec) -> dict[bytes, Value]:
         """The elements of one set."""
         request = nf.set_name(wire.family_number(family), TABLE, spec.name)
-        return dict(
-            wire.decode_element(spec, raw)
-            for reply in self._socket.dump(nf.message_type(nf.GET_ELEMENT), request)
-            for raw in nf.decode_elements(reply.payload)
-        )
+        found: dict[bytes, Value] = {}
+        for reply in self._socket.dump(nf.message_type(nf.GET_ELEMENT), request):
+            found.update(wire.decode_elements(spec, reply.payload, family))
+        return found
 
     def commit(self, transaction: Transaction) -> None:
         batch = wire.encode_transaction(transaction, self._specs, self._socket.next_sequence())

@@ -13,6 +13,7 @@ import ipaddress
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import assert_never
 
 from hansa.net import IPFamily, Prefix, Protocol
@@ -309,6 +310,7 @@ class Ruleset:
         return next(spec for spec in self.sets if spec.name == name)
 
 
+@lru_cache(maxsize=4096)
 def pack_port(port: int) -> bytes:
     return port.to_bytes(2, "big") + b"\0\0"
 

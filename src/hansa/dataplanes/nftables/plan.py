@@ -226,6 +226,8 @@ def _beyond_mending(desired: Ruleset, observed: Observed) -> str:
 def _compare_elements(desired: Ruleset, observed: Observed, spec: SetSpec, delta: Delta) -> list[Change]:
     want = desired.elements.get(spec.name, {})
     have = observed.elements.get(spec.name, {})
+    if want == have:
+        return []
     missing = {key: value for key, value in want.items() if key not in have}
     altered = {key: value for key, value in want.items() if key in have and have[key] != value}
     foreign = {key: value for key, value in have.items() if key not in want}
@@ -235,6 +237,4 @@ def _compare_elements(desired: Ruleset, observed: Observed, spec: SetSpec, delta
         delta.removed[spec.name] = gone
     why = [f"{len(some)} {word}" for some, word in ((missing, "missing"), (altered, "altered"), (foreign, "foreign"))
            if some]  # fmt: skip
-    if not why:
-        return []
     return [Change(Verb.MODIFY, "elements", f"{desired.family} {spec.name}", ", ".join(why))]

@@ -13,11 +13,12 @@ priority carries the number from one map to the next, and is cleared before the 
 from __future__ import annotations
 
 import enum
+import itertools
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import collapse_addresses, ip_address, ip_network
 
 from hansa.dataplanes.base import Shortfall
@@ -139,7 +140,7 @@ SETS: tuple[SetSpec, ...] = tuple(_all_sets())
 class Flavour:
     """One way to choose an endpoint: everything that the `pick` chain of a frontend must know.
 
-    masquerade: the origins whose packets are masqueraded. affinity_s: None = no affinity.
+    masquerade: the origins whose packets are masqueraded. affinity_s: None = no affinity. chain: the chain's name.
     """
 
     place: Place
@@ -147,25 +148,34 @@ class Flavour:
     masquerade: frozenset[Origin]
     affinity_s: int | None
     count: int
+    chain: str
 
-    @property
-    def chain(self) -> str:
-        words = ["pick"]
-        if self.place is Place.NODE_PORT:
-            words.append("node-port")
-        if self.short_circuit:
-            words.append("short-circuit")
-        if self.masquerade:
-            words.append("masquerade")
-            if len(self.masquerade) < len(Origin):
-                words += [origin.value for origin in Origin if origin in self.masquerade]
-        if self.affinity_s is not None:
-            words.append(f"sticky-{self.affinity_s}s")
-        return "-".join([*words, str(self.count)])
+
+@cache
+def flavour_of(
+    place: Place, short_circuit: bool, masquerade: frozenset[Origin], affinity_s: int | None, count: int
+) -> Flavour:
+    """The flavour with its chain's name; few are in use, and each by many frontends."""
+    words = ["pick"]
+    if place is Place.NODE_PORT:
+        words.append("node-port")
+    if short_circuit:
+        words.append("short-circuit")
+    if masquerade:
+        words.append("masquerade")
+        if len(masquerade) < len(Origin):
+            words += [origin.value for origin in Origin if origin in masquerade]
+    if affinity_s is not None:
+        words.append(f"sticky-{affinity_s}s")
+    return Flavour(place, short_circuit, masquerade, affinity_s, count, "-".join([*words, str(count)]))
 
 
 EVERYBODY = frozenset(Origin)
 NOBODY: frozenset[Origin] = frozenset()
+
+
+def _is_pick(chain: str) -> bool:
+    return chain.startswith("pick-")
 
 
 def pod_tests(surroundings: Surroundings, family: IPFamily) -> tuple[InPrefix | FromInterface, ...]:
@@ -382,26 +392,21 @@ def _free(name: str, taken: Iterable[int] | set[int]) -> int | None:
 
 # -- elements --------------------------------------------------------------------------------------------------------
 
-Entry = tuple[str, bytes]  # set name and key
-
 
 @dataclass(slots=True)
 class Rendered:
-    """One rule's part of the table. own: elements of this frontend alone. shared: elements and chains with others."""
+    """One rule's part of the table, by set name. own: elements of this frontend alone. shared: keys that others may
+    bring as well, in sets. flavours: the `pick` chains that it leads to."""
 
-    own: dict[Entry, Value] = field(default_factory=dict)
-    shared: list[Entry] = field(default_factory=list)
+    own: dict[str, dict[bytes, Value]] = field(default_factory=dict)
+    shared: dict[str, list[bytes]] = field(default_factory=dict)
     flavours: list[Flavour] = field(default_factory=list)
     shortfalls: list[Shortfall] = field(default_factory=list)
 
 
-@lru_cache(maxsize=4096)
-def _index(number: int) -> bytes:
-    return pack_number(number)
-
-
-def _endpoint_data(endpoint: Endpoint) -> bytes:
-    return endpoint.address.packed + pack_port(endpoint.port)
+@lru_cache(maxsize=1024)
+def _indices(count: int) -> tuple[bytes, ...]:
+    return tuple(pack_number(number) for number in range(count))
 
 
 def frontend_key(key: FrontendKey) -> bytes:
@@ -419,7 +424,7 @@ def render_rule(rule: Rule, ids: Ids, *, detector: bool, guard: bool) -> Rendere
     if rule.source_ranges is not None:
         _render_source_ranges(rule, place, key, found)
     if guard and rule.kind is FrontendKind.CLUSTER_IP and rule.key.address is not None:
-        found.shared.append(("cluster-ips", rule.key.address.packed))
+        found.shared["cluster-ips"] = [rule.key.address.packed]
     return found
 
 
@@ -456,14 +461,20 @@ class _Where:
     comment: str
 
 
+# By whether pods, this node and the outside are masqueraded.
+_ORIGINS = {
+    flags: frozenset(origin for origin, holds in zip(Origin, flags, strict=True) if holds)
+    for flags in itertools.product((False, True), repeat=3)
+}
+
+
 def _as_one(pod: Action, node: Action, outside: Action) -> tuple[Action, frozenset[Origin]] | None:
     """The action and the masqueraded origins if all origins meet the same but for masquerading; None if they do not."""
     match (pod, node, outside):
         case (Forward() as one, Forward() as two, Forward() as three):
             if not one.endpoints == two.endpoints == three.endpoints:
                 return None
-            marked = {Origin.NODE: two.masquerade, Origin.OUTSIDE: three.masquerade, Origin.POD: one.masquerade}
-            return three, frozenset(origin for origin, holds in marked.items() if holds)
+            return three, _ORIGINS[one.masquerade, two.masquerade, three.masquerade]
         case (Drop(), Drop(), Drop()) | (Reject(), Reject(), Reject()):
             return outside, NOBODY
         case _:
@@ -475,12 +486,12 @@ def _whole(action: Action) -> frozenset[Origin]:
 
 
 def _render_action(rule: Rule, action: Action, where: _Where, ids: Ids, found: Rendered) -> None:
-    entry = (where.place.verdicts + where.suffix, where.key)
+    name = where.place.verdicts + where.suffix
     match action:
         case Drop():
-            found.own[entry] = Target(Do.DROP, comment=where.comment)
+            found.own[name] = {where.key: Target(Do.DROP, comment=where.comment)}
         case Reject():
-            found.own[entry] = Target(Do.GOTO, "refuse", where.comment)
+            found.own[name] = {where.key: Target(Do.GOTO, "refuse", where.comment)}
         case Forward(endpoints):
             class_ids = None if rule.affinity_timeout_s is None else ids.of(rule.owner, endpoints)
             timeout_s = rule.affinity_timeout_s
@@ -488,31 +499,27 @@ def _render_action(rule: Rule, action: Action, where: _Where, ids: Ids, found: R
                 text = "more service ports or endpoints with session affinity than there are numbers: no affinity"
                 found.shortfalls.append(Shortfall("session-affinity", rule.key, rule.owner, text, str(MAX_ID)))
                 timeout_s = None
-            flavour = Flavour(where.place, where.short_circuit, where.masquerade, timeout_s, len(endpoints))
-            found.own[entry] = Target(Do.GOTO, flavour.chain, where.comment)
+            flavour = flavour_of(where.place, where.short_circuit, where.masquerade, timeout_s, len(endpoints))
+            found.own[name] = {where.key: Target(Do.GOTO, flavour.chain, where.comment)}
             found.flavours.append(flavour)
-            data = [_endpoint_data(endpoint) for endpoint in endpoints]
+            addresses = [endpoint.address.packed for endpoint in endpoints]
+            data = [address + pack_port(one.port) for address, one in zip(addresses, endpoints, strict=True)]
             _render_slots(where, data, class_ids, found)
             if where.masquerade != EVERYBODY:
-                found.shared.extend(
-                    ("hairpins", address + address)
-                    for address in {endpoint.address: endpoint.address.packed for endpoint in endpoints}.values()
-                )
+                hairpins = found.shared.setdefault("hairpins", [])
+                hairpins += [address + address for address in dict.fromkeys(addresses)]
 
 
 def _render_slots(where: _Where, data: list[bytes], class_ids: list[int] | None, found: Rendered) -> None:
-    own, key = found.own, where.key
+    key = where.key
+    keys = [key + index for index in _indices(len(data))]
     if class_ids is None:
-        name = slots(where.place, where.short_circuit)
-        for number, endpoint in enumerate(data):
-            own[(name, key + _index(number))] = endpoint
+        found.own[slots(where.place, where.short_circuit)] = dict(zip(keys, data, strict=True))
         return
-    picks = slots(where.place, where.short_circuit, "sticky-picks")
-    name = slots(where.place, where.short_circuit, "sticky-slots")
-    for number, (class_id, endpoint) in enumerate(zip(class_ids, data, strict=True)):
-        packed = pack_number(class_id)
-        own[(picks, key + _index(number))] = packed
-        own[(name, key + packed)] = endpoint
+    packed = [pack_number(class_id) for class_id in class_ids]
+    found.own[slots(where.place, where.short_circuit, "sticky-picks")] = dict(zip(keys, packed, strict=True))
+    sticky = {key + number: endpoint for number, endpoint in zip(packed, data, strict=True)}
+    found.own[slots(where.place, where.short_circuit, "sticky-slots")] = dict(sticky)
 
 
 def _render_source_ranges(rule: Rule, place: Place, key: bytes, found: Rendered) -> None:
@@ -520,10 +527,10 @@ def _render_source_ranges(rule: Rule, place: Place, key: bytes, found: Rendered)
         text = "source ranges are applied at load balancer addresses only"
         found.shortfalls.append(Shortfall("source-ranges", rule.key, rule.owner, text))
         return
-    found.own[("source-ranged", key)] = b""
-    for prefix in _of_family(rule.source_ranges or (), rule.key.family):
-        first, last = prefix.network_address.packed, prefix.broadcast_address.packed
-        found.own[("permitted-sources", key + first + key + last)] = b""
+    found.own["source-ranged"] = {key: b""}
+    prefixes = _of_family(rule.source_ranges or (), rule.key.family)
+    ranges = [(prefix.network_address.packed, prefix.broadcast_address.packed) for prefix in prefixes]
+    found.own["permitted-sources"] = {key + first + key + last: b"" for first, last in ranges}
 
 
 def _comment(owner: ServicePortName) -> str:
@@ -562,8 +569,9 @@ class Desired:
         self._surroundings: Surroundings | None = None
         self._chains: dict[str, Chain] = {}
         self._addresses: frozenset[Address] = frozenset()
-        self._shared: Counter[Entry] = Counter()
-        self._flavours: Counter[Flavour] = Counter()
+        self._shared: dict[str, Counter[bytes]] = {}
+        self._flavours: dict[str, Flavour] = {}
+        self._uses: Counter[str] = Counter()
         self._sticky: dict[ServicePortName, set[FrontendKey]] = {}
 
     @property
@@ -586,26 +594,27 @@ class Desired:
     def whole(self) -> Ruleset:
         """The whole table, all counts begun anew."""
         surroundings = self._known()
-        self._shared, self._flavours = Counter(), Counter()
+        self._shared, self._flavours, self._uses = {}, {}, Counter()
         before = set(self._sticky)
         self._sticky = {}
         self.shortfalls = {}
         elements: dict[str, dict[bytes, Value]] = {spec.name: {} for spec in SETS if not spec.dynamic}
         for rule in self.rules.values():
             rendered = self._render(rule)
-            for (name, key), value in rendered.own.items():
-                elements[name][key] = value
-            self._shared.update(rendered.shared)
-            self._flavours.update(rendered.flavours)
+            for name, found in rendered.own.items():
+                elements[name].update(found)
+            for name, keys in rendered.shared.items():
+                self._shared.setdefault(name, Counter()).update(keys)
+            self._count_flavours(rendered.flavours, 1)
             self._note(rule, rendered)
-        for name, key in self._shared:
-            elements[name][key] = b""
+        for name, counts in self._shared.items():
+            elements[name] = dict.fromkeys(counts, b"")
         self._addresses = self._node_port_addresses(surroundings)
         elements["node-port-addresses"] = {address.packed: b"" for address in self._addresses}
         self._release(before | set(self._sticky))
         self._chains = base_chains(surroundings, self.family)
-        for flavour in self._flavours:
-            self._chains[flavour.chain] = pick_chain(flavour, surroundings, self.family)
+        for name, flavour in self._flavours.items():
+            self._chains[name] = pick_chain(flavour, surroundings, self.family)
         return Ruleset(self.family, SETS, dict(self._chains), elements)
 
     def take(self, rules: Mapping[FrontendKey, Rule | None], surroundings: Surroundings, *, complete: bool) -> Delta:
@@ -644,28 +653,31 @@ class Desired:
         if new is not None:
             self.rules[key] = new
             self._note(new, come)
-        for (name, entry), value in gone.own.items():
-            if come.own.get((name, entry)) != value:
-                delta.removed.setdefault(name, {})[entry] = value
-        for (name, entry), value in come.own.items():
-            if gone.own.get((name, entry)) != value:
-                delta.added.setdefault(name, {})[entry] = value
-        self._count_shared(gone.shared, come.shared, delta)
-        self._flavours.update(come.flavours)
-        self._flavours.subtract(gone.flavours)
+        _note_difference(gone.own, come.own, delta.removed)
+        _note_difference(come.own, gone.own, delta.added)
+        for name in gone.shared.keys() | come.shared.keys():
+            self._count_shared(name, gone.shared.get(name, []), come.shared.get(name, []), delta)
+        self._count_flavours(come.flavours, 1)
+        self._count_flavours(gone.flavours, -1)
 
-    def _count_shared(self, gone: list[Entry], come: list[Entry], delta: Delta) -> None:
+    def _count_flavours(self, flavours: list[Flavour], step: int) -> None:
+        for flavour in flavours:
+            self._flavours[flavour.chain] = flavour
+            self._uses[flavour.chain] += step
+
+    def _count_shared(self, name: str, gone: list[bytes], come: list[bytes], delta: Delta) -> None:
         change = Counter(come)
         change.subtract(gone)
-        for (name, entry), difference in change.items():
+        counts = self._shared.setdefault(name, Counter())
+        for entry, difference in change.items():
             if not difference:
                 continue
-            before = self._shared[(name, entry)]
+            before = counts[entry]
             after = before + difference
             if after:
-                self._shared[(name, entry)] = after
+                counts[entry] = after
             else:
-                del self._shared[(name, entry)]
+                del counts[entry]
             if not before:
                 _cancel(delta.removed, delta.added, name, entry)
             elif not after:
@@ -680,20 +692,14 @@ class Desired:
         self._addresses = after
 
     def _exchange_chains(self, before: Surroundings, after: Surroundings, delta: Delta) -> None:
-        if before != after:
-            fresh = base_chains(after, self.family)
-            for flavour, uses in self._flavours.items():
-                if uses > 0:
-                    fresh[flavour.chain] = pick_chain(flavour, after, self.family)
+        for name in [name for name, uses in self._uses.items() if not uses]:
+            del self._uses[name], self._flavours[name]
+        if before == after:
+            kept = {name: chain for name, chain in self._chains.items() if name in self._uses or not _is_pick(name)}
         else:
-            fresh = dict(self._chains)
-            for flavour, uses in self._flavours.items():
-                if uses > 0 and flavour.chain not in fresh:
-                    fresh[flavour.chain] = pick_chain(flavour, after, self.family)
-                elif uses <= 0:
-                    fresh.pop(flavour.chain, None)
-        for flavour in [flavour for flavour, uses in self._flavours.items() if uses <= 0]:
-            del self._flavours[flavour]
+            kept = base_chains(after, self.family)
+        fresh = {name: pick_chain(one, after, self.family) for name, one in self._flavours.items() if name not in kept}
+        fresh = {**kept, **fresh}
         delta.put = {name: chain for name, chain in fresh.items() if self._chains.get(name) != chain}
         delta.gone = [name for name in self._chains if name not in fresh]
         self._chains = fresh
@@ -748,6 +754,17 @@ class Desired:
                 self.ids.release(owner, None)
             else:
                 self.ids.release(owner, (one for key in keys for one in self.rules[key].endpoints))
+
+
+def _note_difference(
+    some: dict[str, dict[bytes, Value]], others: dict[str, dict[bytes, Value]], found: dict[str, dict[bytes, Value]]
+) -> None:
+    """Add to `found` the elements of `some` that are not, or not the same, in `others`."""
+    for name, elements in some.items():
+        other = others.get(name, {})
+        different = {key: value for key, value in elements.items() if other.get(key) != value}
+        if different:
+            found.setdefault(name, {}).update(different)
 
 
 def _cancel(

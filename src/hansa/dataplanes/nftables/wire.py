@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import assert_never
 
 from hansa.dataplanes.nftables.objects import (
@@ -348,20 +349,34 @@ def _encode_portion(spec: SetSpec, portion: list[tuple[bytes, Value]], family: I
     width = spec.key_bytes(family)
     if spec.interval:
         return [nf.range_element(key[:width], key[width:]) for key, _ in portion]
+    if spec.data is None:
+        return nf.bare_elements((key for key, _ in portion), width)
     if spec.data:
-        plain = [(key, value) for key, value in portion if isinstance(value, bytes)]
+        plain = ((key, value) for key, value in portion if isinstance(value, bytes))
         return nf.plain_elements(plain, width, spec.data_bytes(family))
-    return [_encode_element(key, value) for key, value in portion]
+    return [_encode_verdict(key, value) for key, value in portion if isinstance(value, Target)]
 
 
-def _encode_element(key: bytes, value: Value) -> bytes:
-    if isinstance(value, Target):
-        note = nf.comment_data(value.comment) if value.comment else b""
-        return nf.element(key, nf.verdict_data(value.do.value, value.chain), user_data=note)
-    return nf.element(key)
+def _encode_verdict(key: bytes, target: Target) -> bytes:
+    note = nf.comment_data(target.comment) if target.comment else b""
+    return nf.element(key, _verdict_data(target.do, target.chain), user_data=note)
 
 
-def decode_element(spec: SetSpec, raw: nf.RawElement) -> tuple[bytes, Value]:
+@lru_cache(maxsize=1024)
+def _verdict_data(do: Do, chain: str) -> bytes:
+    return nf.verdict_data(do.value, chain)
+
+
+def decode_elements(spec: SetSpec, payload: bytes, family: IPFamily) -> dict[bytes, Value]:
+    """The elements in one message of a dump of this set."""
+    if not spec.interval and not spec.verdicts:
+        plain = nf.decode_plain_elements(payload, spec.key_bytes(family), spec.data_bytes(family))
+        if plain is not None:
+            return dict(plain)
+    return dict(_decode_element(spec, raw) for raw in nf.decode_elements(payload))
+
+
+def _decode_element(spec: SetSpec, raw: nf.RawElement) -> tuple[bytes, Value]:
     """Key and value of a dumped element. A verdict that hansa has no word for is kept as a jump to its number."""
     key = raw.key + raw.key_end if spec.interval else raw.key
     if raw.verdict is None:

@@ -1,0 +1,296 @@
+"""Random histories with faults and foreign writes: every one ends in the table that a fresh start would make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.nft_comparing import check_packet
+from tests.strategies import Cluster, changes, clusters, packets
+
+from hansa.dataplanes.base import HostState, Outcome, Verb
+from hansa.dataplanes.nftables.apply import NftablesDataplane
+from hansa.dataplanes.nftables.memory import MemoryRuleset
+from hansa.dataplanes.nftables.objects import Chain, Do, Ruleset, Target
+from hansa.dataplanes.nftables.plan import AddElements, DeleteTable, Refused, Transaction
+from hansa.dataplanes.nftables.render import SETS, render
+from hansa.net import IPFamily, Packet
+from hansa.pipeline import Pipeline
+from hansa.rules.model import Forward, FrontendKey, Rule, RuleChanges, Surroundings
+from hansa.testing import NODE_ADDRESSES, NODE_FACTS, config
+
+DETECTORS = st.sampled_from(
+    (
+        config(),
+        config(cluster_cidrs=()),
+        config(masquerade_all=True),
+        config(localhost_node_ports=True),
+        config(proxy_name="other"),
+    )
+)
+
+
+def same(one: Ruleset, other: Ruleset) -> None:
+    """Equal but for the numbers of affinity, which depend on what came first."""
+    assert one.chains == other.chains
+    for name, elements in other.elements.items():
+        if "sticky" in name:
+            assert len(one.elements[name]) == len(elements), name
+            continue
+        assert one.elements[name] == elements, name
+
+
+def check_sticky(table: Ruleset) -> None:
+    """Every class id that a pick leads to has an endpoint, and nothing else is there."""
+    for spec in SETS:
+        if spec.name.endswith("sticky-picks"):
+            picks = table.elements[spec.name]
+            endpoints = table.elements[spec.name.replace("picks", "slots")]
+            assert {key[:-4] + value for key, value in picks.items() if isinstance(value, bytes)} == set(endpoints)
+
+
+class Node:
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.host = MemoryRuleset()
+        self.dataplane = NftablesDataplane(self.host)
+        self.now = 0.0
+
+    def sync(self, *, audit: bool = False) -> None:
+        """As the engine does it: changes that a failed sync took in are not sent again."""
+        message = self.pipeline.take()
+        if message is None:
+            return
+        self.now += 1.0
+        self.dataplane.sync(message, now=self.now, audit=audit)
+
+    def settle(self) -> None:
+        message = RuleChanges({}, self.pipeline.surroundings)
+        for _ in range(2):
+            report = self.dataplane.sync(message, now=self.now, audit=True)
+        assert report.ok, report.conditions
+        assert report.results == (), "a second audit finds nothing to do"
+
+    def check(self) -> None:
+        rules = list(self.pipeline.rules.everything(self.pipeline.surroundings).rules.values())
+        for family in IPFamily:
+            wanted, _ = render(
+                [rule for rule in rules if rule is not None and rule.key.family is family],
+                self.pipeline.surroundings,
+                family,
+            )
+            same(self.host.tables[family], wanted)
+            check_sticky(self.host.tables[family])
+
+
+EVENTS = st.one_of(
+    changes(),
+    st.sampled_from(("sync", "sync", "sync", "audit", "restart", "flush", "refuse", "vandal-element", "vandal-chain")),
+)
+
+
+@given(clusters(), DETECTORS, st.lists(EVENTS, max_size=20), st.randoms(use_true_random=False))
+def test_every_history_ends_alike(cluster: Cluster, settings: object, events: list, chance: object) -> None:
+    node = Node(Pipeline(settings, NODE_ADDRESSES))  # type: ignore[arg-type]
+    node.pipeline.apply(cluster.changes)
+    node.sync()
+    for event in events:
+        match event:
+            case "sync":
+                node.sync()
+            case "audit":
+                node.sync(audit=True)
+            case "restart":
+                restart(node)
+            case "flush":
+                node.host.tables.clear()
+                node.host.foreign_write()
+            case "refuse":
+                node.host.refuse = {node.host.commits + 1}
+            case "vandal-element":
+                vandalize_elements(node.host, chance)
+            case "vandal-chain":
+                vandalize_chains(node.host, chance)
+            case change:
+                node.pipeline.apply([change])
+    node.sync()
+    node.settle()
+    node.check()
+
+
+def restart(node: Node) -> None:
+    """The new process knows the rules again, and finds the table."""
+    node.dataplane = NftablesDataplane(node.host)
+    everything = node.pipeline.take(full=True)
+    if everything is not None:
+        node.dataplane.sync(everything, now=node.now, audit=False)
+
+
+def vandalize_elements(host: MemoryRuleset, chance: object) -> None:
+    for table in host.tables.values():
+        for name, elements in table.elements.items():
+            spec = table.spec(name)
+            for key in list(elements)[:2]:
+                if chance.random() < 0.5:  # type: ignore[attr-defined]
+                    del elements[key]
+                elif spec.verdicts:
+                    elements[key] = Target(Do.ACCEPT)
+            if spec.data == () and not spec.interval:
+                elements[bytes(spec.key_bytes(table.family))] = Target(Do.DROP)
+    host.foreign_write()
+
+
+def vandalize_chains(host: MemoryRuleset, chance: object) -> None:
+    for family, table in list(host.tables.items()):
+        name = chance.choice(sorted(table.chains))  # type: ignore[attr-defined]
+        kind = chance.randrange(3)  # type: ignore[attr-defined]
+        if kind == 0:
+            table.chains[name] = replace(table.chains[name], rules=())
+        elif kind == 1:
+            table.chains["foreign"] = Chain("foreign", ())
+        else:
+            host.tables[family] = Ruleset(family, table.sets[1:], {}, {})
+    host.foreign_write()
+
+
+@given(clusters(), DETECTORS, st.lists(packets(), min_size=5, max_size=15))
+def test_random_packets_meet_what_the_rules_say(cluster: Cluster, settings: object, some: list[Packet]) -> None:
+    node = Node(Pipeline(settings, NODE_ADDRESSES))  # type: ignore[arg-type]
+    node.pipeline.apply(cluster.changes)
+    node.sync()
+    for packet in some:
+        family = IPFamily.IPV4 if packet.destination.version == 4 else IPFamily.IPV6
+        check_packet(node.host.tables[family], node.pipeline.rules, node.pipeline.surroundings, packet)
+
+
+def web_rules(**fields: object) -> dict[FrontendKey, Rule | None]:
+    from hansa.api.change import Synced, Upsert
+    from hansa.api.objects import Kind
+    from hansa.testing import L1, R1, WEB, endpoint_slice
+
+    pipeline = Pipeline(config(), NODE_ADDRESSES)
+    pipeline.apply([Upsert(replace(WEB, **fields)), Upsert(endpoint_slice("web-a", [L1, R1]))])  # type: ignore[arg-type]
+    pipeline.apply([Synced(kind) for kind in Kind])
+    message = pipeline.take()
+    assert message is not None
+    return dict(message.rules)
+
+
+def surroundings() -> Surroundings:
+    return Surroundings(NODE_FACTS)
+
+
+def test_one_changed_rule_is_one_small_transaction() -> None:
+    """ARCHITECTURE 1.5: an endpoint that is exchanged costs its own elements, however much else there is."""
+    host = MemoryRuleset()
+    dataplane = NftablesDataplane(host, (IPFamily.IPV4,))
+    rules = web_rules()
+    dataplane.sync(RuleChanges(rules, surroundings(), complete=True), now=0, audit=False)
+    sent: list[Transaction] = []
+    commit = host.commit
+    host.commit = lambda one: (sent.append(one), commit(one))[1]  # type: ignore[method-assign]
+    key, rule = next((key, rule) for key, rule in rules.items() if rule is not None and key.address is not None)
+    assert rule is not None
+    assert isinstance(rule.outside, Forward)
+    moved = (replace(rule.outside.endpoints[0], port=9090), *rule.outside.endpoints[1:])
+    after = replace(rule, **{
+        name: replace(getattr(rule, name), endpoints=moved) for name in ("pod", "node", "outside")
+    })  # fmt: skip
+    report = dataplane.sync(RuleChanges({key: after}, surroundings()), now=1, audit=False)
+    assert report.ok
+    assert [one.change.verb for one in report.results] == [Verb.MODIFY]
+    assert sum(one.element_count for one in sent) == 2
+    assert report.host_calls == 2
+
+
+def test_a_refused_transaction_is_mended_at_once() -> None:
+    host = MemoryRuleset()
+    dataplane = NftablesDataplane(host, (IPFamily.IPV4,))
+    rules = web_rules()
+    dataplane.sync(RuleChanges(rules, surroundings(), complete=True), now=0, audit=False)
+    host.tables.clear()  # `nft flush ruleset`
+    host.foreign_write()
+    gone = next(iter(rules))
+    report = dataplane.sync(RuleChanges({gone: None}, surroundings()), now=1, audit=False)
+    assert report.ok
+    assert any("read back" in text for text in report.conditions)
+    assert [change.kind for change in report.drift] == ["table"]
+    kept = [rule for key, rule in rules.items() if key != gone and rule is not None]
+    same(host.tables[IPFamily.IPV4], render(kept, surroundings(), IPFamily.IPV4)[0])
+
+
+def test_what_the_host_refuses_twice_is_pending_and_tried_again() -> None:
+    host = MemoryRuleset()
+    host.refuse = {1, 2}
+    dataplane = NftablesDataplane(host, (IPFamily.IPV4,))
+    rules = web_rules()
+    report = dataplane.sync(RuleChanges(rules, surroundings(), complete=True), now=0, audit=False)
+    assert not report.ok
+    assert report.state is HostState.HEALTHY
+    assert report.retry_at is not None
+    assert {one.outcome for one in report.results} == {Outcome.FAILED}
+    assert "ENOMEM" in report.results[0].error
+    dataplane.sync(RuleChanges({}, surroundings()), now=5, audit=False)
+    report = dataplane.sync(RuleChanges({}, surroundings()), now=10, audit=False)
+    assert report.ok
+    same(host.tables[IPFamily.IPV4], render([one for one in rules.values() if one], surroundings(), IPFamily.IPV4)[0])
+
+
+def test_a_family_that_fails_does_not_hold_up_the_other() -> None:
+    host = MemoryRuleset()
+    host.refuse = {1}
+    dataplane = NftablesDataplane(host)
+    report = dataplane.sync(RuleChanges({}, surroundings(), complete=True), now=0, audit=False)
+    assert report.pending == ("IPv4 table",)
+    assert set(host.tables) == {IPFamily.IPV6}
+
+
+def test_a_restart_changes_nothing() -> None:
+    host = MemoryRuleset()
+    rules = web_rules(affinity_timeout_s=60)
+    message = RuleChanges(rules, surroundings(), complete=True)
+    NftablesDataplane(host).sync(message, now=0, audit=False)
+    commits = host.commits
+    report = NftablesDataplane(host).sync(message, now=0, audit=False)
+    assert report.ok
+    assert report.results == ()
+    assert host.commits == commits
+
+
+def test_a_plan_writes_nothing() -> None:
+    host = MemoryRuleset()
+    dataplane = NftablesDataplane(host, (IPFamily.IPV4,))
+    message = RuleChanges(web_rules(), surroundings(), complete=True)
+    assert [change.kind for change in dataplane.plan(message, now=0)] == ["table"]
+    assert not host.tables
+    dataplane.sync(message, now=0, audit=False)
+    assert dataplane.plan(RuleChanges({}, surroundings()), now=0) == []
+    host.tables[IPFamily.IPV4].elements["slots"].clear()
+    (change,) = dataplane.plan(RuleChanges({}, surroundings()), now=0)
+    assert change.key == "IPv4 slots"
+    assert "missing" in change.why
+
+
+def test_a_memory_transaction_is_all_or_nothing() -> None:
+    host = MemoryRuleset()
+    dataplane = NftablesDataplane(host, (IPFamily.IPV4,))
+    dataplane.sync(RuleChanges(web_rules(), surroundings(), complete=True), now=0, audit=False)
+    before = host.read(IPFamily.IPV4)
+    bad = Transaction(IPFamily.IPV4, (DeleteTable(), AddElements("slots", {b"x": b"y"})))
+    with pytest.raises(Refused, match="ENOENT"):
+        host.commit(bad)
+    assert host.read(IPFamily.IPV4) == before
+
+
+def test_chain_names_say_the_flavour() -> None:
+    found = {name for name in _chains_of(web_rules(affinity_timeout_s=60)) if name.startswith("pick-")}
+    assert found == {"pick-masquerade-sticky-60s-2", "pick-node-port-masquerade-sticky-60s-2"}
+
+
+def _chains_of(rules: dict[FrontendKey, Rule | None]) -> set[str]:
+    table, shortfalls = render([rule for rule in rules.values() if rule], surroundings(), IPFamily.IPV4)
+    assert not shortfalls
+    assert all(isinstance(chain, Chain) for chain in table.chains.values())
+    return set(table.chains)

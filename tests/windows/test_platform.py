@@ -22,14 +22,15 @@ from hansa.hns.emulator.server import serve
 from hansa.hns.emulator.service import Emulator
 from hansa.hns.native import NativeHns
 
-pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="needs a Windows Python: make test-windows")
+if sys.platform != "win32":
+    pytest.skip("needs a Windows Python: make test-windows", allow_module_level=True)
 
 # Modules about the Linux kernel; everything else is for every system.
 LINUX_ONLY = ("hansa.netlink", "hansa.dataplanes.nftables")
 
 
 def module_names() -> list[str]:
-    """All modules of hansa by their files, so that nothing is imported while pytest collects elsewhere."""
+    """All modules of hansa, by their files."""
     return sorted(module.name for module in pkgutil.walk_packages(hansa.__path__, "hansa.", onerror=lambda _: None))
 
 

@@ -288,6 +288,15 @@ def test_threads_do_not_get_each_others_answers(dll: Double) -> None:
     assert not wrong
 
 
+def test_a_program_that_knows_nothing_of_tests_finds_the_service_by_its_environment(
+    dll: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any Windows program under Wine can use the DLLs: HANSA_HNS_ADDRESS says where the emulator listens."""
+    with script_of(Answer(HResult(0), out="[]")) as service:
+        monkeypatch.setenv("HANSA_HNS_ADDRESS", service.address)
+        assert dll.native().enumerate(HnsKind.NETWORK, QUERY) == "[]"
+
+
 # ---- loading ----
 
 

@@ -18,7 +18,9 @@ from typer.core import TyperArgument, TyperGroup, TyperOption
 import hansa
 from hansa import cli, config
 from hansa.cli.app import app
+from hansa.dataplanes.windows.apply import FIRST_PROBE_S, LONGEST_PROBE_S
 from hansa.dataplanes.windows.backoff import NEVER, PACES
+from hansa.dataplanes.windows.execute import GIVE_UP_AFTER
 from hansa.hns.emulator.builds import BUILDS, SWITCHES, Build
 from hansa.hns.emulator.refusals import RULES
 from hansa.hns.errors import KNOWN_RESULTS, ErrorClass, KnownResult
@@ -183,11 +185,11 @@ _REACTIONS: dict[ErrorClass, str] = {
     ErrorClass.REJECTED: "reports it with HNS's words: the same document would be refused again",
     ErrorClass.CONFLICT: "looks who holds the place: adopts or replaces what is its own, reports what is another's",
     ErrorClass.UNAVAILABLE: "ends the pass, concludes nothing about any object, asks by one cheap call "
-    "(0.5 s, doubled up to 10 s), then reads everything anew",
-    ErrorClass.BUSY: "tries again after the load balancers that still name the object are done",
+    f"({FIRST_PROBE_S:g} s, doubled up to {LONGEST_PROBE_S:g} s), then reads everything anew",
+    ErrorClass.BUSY: "tries again later: the load balancers that name the object have to let go first",
     ErrorClass.UNSUPPORTED: "remembers it and goes the other way in the same pass: replace instead of modify",
-    ErrorClass.EXHAUSTED: "stops making load balancers without DSR in this pass after three such answers, raises a "
-    "condition; deletes go on",
+    ErrorClass.EXHAUSTED: f"after {GIVE_UP_AFTER} such answers makes no more load balancers without DSR in this pass "
+    "and raises a condition; deletes go on",
 }
 
 

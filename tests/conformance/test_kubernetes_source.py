@@ -13,7 +13,7 @@ import stat
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -682,6 +682,51 @@ async def test_keys_given_as_data_lie_in_private_files_and_not_for_long(
             await follower.until_objects()
     assert set(modes) == {0o600}
     assert not list(tmp_path.iterdir())
+
+
+@asynccontextmanager
+async def _proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """An HTTP proxy that knows CONNECT; yields its URL and the first lines of what it was asked."""
+    asked: list[bytes] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.split(b"\r\n")[0])
+        host, port = head.split()[1].decode().split(":")
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        pumps = [asyncio.create_task(pump(reader, there_writer)), asyncio.create_task(pump(there_reader, writer))]
+        tasks.update(pumps)
+        await asyncio.gather(*pumps)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    finally:
+        server.close()
+        await asyncio.gather(*tasks)
+        await server.wait_closed()
+
+
+async def test_by_way_of_a_proxy(authority: trustme.CA) -> None:
+    async with (
+        ApiServer(tls=_server_tls(authority, "kubernetes.example")) as server,
+        _proxy() as (proxy, asked),
+    ):
+        server.put(*CLUSTER)
+        connection = server.connection(ca=_ca(authority), tls_server_name="kubernetes.example", proxy=proxy)
+        async with following(connection) as follower:
+            await follower.until_objects(*CLUSTER)
+        assert asked
+        assert set(asked) == {f"CONNECT {server.url.removeprefix('https://')} HTTP/1.1".encode()}
 
 
 async def test_by_kubeconfig_from_a_file(authority: trustme.CA, tmp_path: Path) -> None:

@@ -1,8 +1,17 @@
 """Stage 1, second half: where objects come from.
 
-What comes in: manifests in files, or a Kubernetes API server. What goes out: batches of `hansa.api.change.Change`,
-in order. Who calls it: the engine, and one-shot commands (`render`, `plan`) by `hansa.sources.files.read_once`.
-What it must never do: decide anything about services. Evidence: service-semantics sections 1 and 17 (I1-I4).
+What comes in: manifests in files, or a Kubernetes API server. What goes out: batches of `hansa.api.change.Change`, in
+order, and only differences. Who calls it: the engine, and one-shot commands by `hansa.sources.files.read_once`.
+What it must never do: decide anything about services, or let the loss of a source look like the loss of an object.
+Evidence: service-semantics sections 1 and 17 (I1-I4); operations.md section 8.
+
+>>> import json
+>>> from hansa.sources.manifests import differences, read_manifest
+>>> from hansa.testing import manifest_service
+>>> before = read_manifest(json.dumps(manifest_service("web")).encode(), name="web.json")
+>>> after = read_manifest(json.dumps(manifest_service("api")).encode(), name="web.json")
+>>> [(type(change).__name__, str(change.key)) for change in differences(before.objects, after.objects)]
+[('Upsert', 'Service d/api'), ('Delete', 'Service d/web')]
 """
 
 from __future__ import annotations

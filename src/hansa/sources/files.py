@@ -120,6 +120,8 @@ class FileSource:
                     else:
                         readings[path] = continue_reading(readings.get(path), fresh[path])
                         read[path] = seen[path]
+                        if fresh[path].is_open_failure:
+                            del read[path]  # permission may be given without a change of the file
                 merged = merge({str(path): reading for path, reading in readings.items()})
                 batch = differences(known, merged.objects)
                 known = merged.objects

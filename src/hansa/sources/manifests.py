@@ -11,7 +11,7 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 from msgspec import Struct
@@ -47,13 +47,14 @@ class Reading:
     """What one file says.
 
     faults: what could not be read, with file, line and column. is_partial: because of them objects may be missing.
-    ignored: how many objects of which kinds hansa does not read.
+    ignored: how many objects of which kinds hansa does not read. is_open_failure: nothing was read, try again.
     """
 
     objects: State = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)
     is_partial: bool = False
+    is_open_failure: bool = False
 
 
 def read_manifest(data: bytes, *, name: str, config: Config | None = None) -> Reading:
@@ -82,14 +83,14 @@ def read_manifest(data: bytes, *, name: str, config: Config | None = None) -> Re
 
 def unreadable(name: str, reason: str) -> Reading:
     """A file that is there but cannot be read: its objects stay in force."""
-    return Reading(faults=(Fault(name, f"cannot be read: {reason}"),), is_partial=True)
+    return Reading(faults=(Fault(name, f"cannot be read: {reason}"),), is_partial=True, is_open_failure=True)
 
 
 def continue_reading(old: Reading | None, new: Reading) -> Reading:
     """A file read again: where parts of it cannot be read, the objects that might have stood there stay in force."""
     if old is None or not new.is_partial:
         return new
-    return Reading({**old.objects, **new.objects}, new.faults, new.ignored, is_partial=True)
+    return replace(new, objects={**old.objects, **new.objects})
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from hansa import __version__
 from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
 from hansa.api.objects import ApiObject, Kind, ObjectKey
 from hansa.config import Config
-from hansa.sources.kubernetes.client import ClientSettings, KubernetesSource, load_connection
+from hansa.errors import SourceError
+from hansa.sources.kubernetes.client import ClientSettings, KubernetesSource, load_connection, read_nodes
 from hansa.sources.kubernetes.kubeconfig import (
     BasicAuth,
     ClientCertificate,
@@ -748,3 +749,17 @@ async def test_by_kubeconfig_from_a_file(authority: trustme.CA, tmp_path: Path) 
         connection = load_connection(str(tmp_path / "kubeconfig"), "", {})
         async with following(connection) as follower:
             await follower.until_objects(*CLUSTER)
+
+
+async def test_every_node_once() -> None:
+    nodes = [node(f"n{number}") for number in range(5)]
+    async with ApiServer() as server:
+        server.put(*nodes, *CLUSTER[:2])
+        settings = replace(SETTINGS, watch=replace(QUICK, page_limit=2))
+        assert await read_nodes(server.connection(), settings) == tuple(nodes)
+        server.require_token("good")
+        with pytest.raises(SourceError, match="does not accept these credentials"):
+            await read_nodes(server.connection(), settings)
+        await server.stop()
+        with pytest.raises(SourceError, match="cannot connect"):
+            await read_nodes(server.connection(), settings)

@@ -216,5 +216,6 @@ def _check_overlap(spec: SetSpec, family: IPFamily, held: dict[bytes, Value], ke
     width = spec.key_bytes(family)
     first, last = key[:width], key[width:]
     for other in held:
-        if other[:width] <= last and first <= other[width:]:
-            raise _refusal(errno.ENOTEMPTY, f"add in {spec.name}")
+        # A new range that encloses an old one whole is not noticed, by the kernel either.
+        if any(other[:width] <= end <= other[width:] for end in (first, last)):
+            raise _refusal(errno.EEXIST, f"add in {spec.name}")

@@ -345,9 +345,14 @@ def nft_family(family: IPFamily) -> str:
 
 
 def write(ruleset: Ruleset) -> str:
-    """The table in nft's own words, as `nft -f` reads it; sorted, so that equal rulesets give equal text."""
+    """The table in nft's own words, as `nft -f` reads it; sorted, so that equal rulesets give equal text.
+
+    It begins by removing the table, in the same transaction: nft 1.0.6 takes `th dport` in a map's data for a
+    contradiction ("conflicting protocols") when the map is declared a second time.
+    """
     family = ruleset.family
-    lines = [f"table {nft_family(family)} {TABLE} {{"]
+    name = f"{nft_family(family)} {TABLE}"
+    lines = [f"table {name}", f"delete table {name}", f"table {name} {{"]
     for spec in ruleset.sets:
         lines += _write_set(spec, ruleset.elements.get(spec.name, {}), family)
     for chain in ordered_chains(ruleset.chains.values()):
@@ -377,9 +382,7 @@ def _write_set(spec: SetSpec, elements: Elements, family: IPFamily) -> list[str]
 def _write_type(spec: SetSpec, family: IPFamily) -> str:
     if Part.INDEX in spec.key:
         words = " . ".join(_typeof(part, family) for part in spec.key)
-        # In data, nft 1.0.6 takes `th dport` beside an address for a contradiction when the set is declared again.
-        mapped = (_typeof(part, family).replace("th dport", "tcp dport") for part in spec.data or ())
-        return f"typeof {words} : " + " . ".join(mapped)
+        return f"typeof {words} : " + " . ".join(_typeof(part, family) for part in spec.data or ())
     words = " . ".join(_type(part, family) for part in spec.key)
     match spec.data:
         case None:

@@ -306,13 +306,8 @@ def _typeof(kind: int, parts: tuple[Part, ...], family: IPFamily) -> bytes:
     described = [_typeof_part(part, family) for part in parts]
     if len(described) == 1:
         return nf.note(kind, described[0])
-    if kind == _USER_DATA_TYPEOF:  # `tcp dport`, for the reason that objects.py gives
-        described = [_TYPEOF_TCP_PORT if part is Part.PORT else one for part, one in zip(parts, described, strict=True)]
     inner = b"".join(nf.note(number, one) for number, one in enumerate(described))
     return nf.note(kind, nf.native_note(0, _EXPRESSION_CONCATENATION) + nf.note(1, inner))
-
-
-_TYPEOF_TCP_PORT = nf.native_note(0, 7) + nf.note(1, nf.native_note(0, 8) + nf.native_note(1, 2))
 
 
 def _typeof_part(part: Part, family: IPFamily) -> bytes:

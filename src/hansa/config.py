@@ -217,7 +217,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("nftables.minSyncPeriod", "duration", "as minSyncPeriod, in mode nftables"),
     Setting("nftables.masqueradeAll", "bool", "as masqueradeAll, in mode nftables"),
     Setting("winkernel.networkName", "name", "the HNS network; default: environment KUBE_NETWORK, else the only one"),
-    Setting("winkernel.sourceVip", "address", "source of traffic that the node sends on to pods; default: node IP"),
+    Setting(
+        "winkernel.sourceVip",
+        "address",
+        "source of traffic that the node sends on; default on l2bridge: node IP; overlay needs one",
+    ),
     Setting("winkernel.enableDSR", "bool", "direct server return for ClusterIP load balancers"),
     Setting("winkernel.rootHnsEndpointName", "name", "HNS endpoint of the host, behind health check load balancers"),
     Setting("winkernel.forwardHealthCheckVip", "bool", "load balancers for the health check ports of ingress VIPs"),

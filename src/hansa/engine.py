@@ -13,6 +13,7 @@ Evidence: service-semantics section 17; windows-proxy F31, F34, H.6 to H.8; oper
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import queue
@@ -45,6 +46,8 @@ _T = TypeVar("_T")
 # Long enough for a host call that is under way; operations.md 16 asks for at most 2 s, and on shutdown Windows gives a
 # service 5 s.
 STOP_GRACE_S = 2.0
+# The first lists of the largest clusters are in by then; an API server that is away must not leave cycles uncollected.
+COLLECT_AFTER_S = 60.0
 # A source waits its troubles out by itself; if one raises, that is a bug, and starting it again is the best guess.
 SOURCE_RESTART_S = 5.0
 # What a person reads; a program that wants all of them observes.
@@ -421,6 +424,18 @@ async def run(engine: Engine) -> int | None:
             number, handler = old_handlers.popitem()
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def first_lists_are_in(*_: object) -> None:
+        """What is held now stays: taking it out of the collector's sight makes each later collection cheap."""
+        if not gc.isenabled():
+            gc.enable()
+            gc.collect()
+            gc.freeze()
+
+    # While the first lists come in, every collection would go through all of them and find nothing: without it, they
+    # are decoded and made into rules a third faster (measured at 10,000 Services of 10 endpoints).
+    gc.disable()
+    engine.on_sync(first_lists_are_in)
+    loop.call_later(COLLECT_AFTER_S, first_lists_are_in)
     # `signal.signal` rather than the loop's own way, which Windows does not have.
     for number in _ENDING_SIGNALS:
         old_handlers[number] = signal.signal(number, lambda got, _: loop.call_soon_threadsafe(end, got))
@@ -428,6 +443,7 @@ async def run(engine: Engine) -> int | None:
         await engine.run()
     finally:
         restore()
+        gc.enable()
     return received[0] if received else None
 
 

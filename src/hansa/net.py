@@ -77,6 +77,10 @@ def parse_prefix(text: str) -> Prefix:
     bits = int(length)
     if address.version == 4 and ":" in address_text:
         bits -= 96  # ::ffff:10.0.0.0/104 is 10.0.0.0/8
+    if not 0 <= bits <= address.max_prefixlen:
+        raise ValueError(
+            f"{text!r} is not a CIDR: the length of an IPv{address.version} prefix is at most {address.max_prefixlen}"
+        )
     return ipaddress.ip_network((address, bits), strict=False)
 
 

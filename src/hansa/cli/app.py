@@ -278,7 +278,7 @@ def demo(
     *,
     network: Network = "overlay",
     build: Build = "ws2022",
-    manifests: Annotated[bool, typer.Option(help="Print the demo's cluster as YAML and exit.")] = False,
+    manifests: Annotated[bool, typer.Option("--manifests", help="Print the demo's cluster as YAML and exit.")] = False,
 ) -> None:
     """An emulated Windows node from empty to healed: no root, no cluster, no Windows."""
     from hansa import demo as demo_module

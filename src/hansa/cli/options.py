@@ -73,7 +73,7 @@ def _read_yaml_mapping(file: Path) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ConfigError(Fault("--config", f"{file} holds no mapping", "see docs/reference/commands.md"))
+        raise ConfigError(Fault("--config", f"{file} holds no mapping", "see docs/reference/settings.md"))
     return found
 
 

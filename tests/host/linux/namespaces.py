@@ -363,6 +363,24 @@ class Lab:
 
         self.listeners[(name, protocol, address, port)] = self.spaces[name].call(make)
 
+    def send_sctp(self, source: Address, destination: Address, port: int, *, at: Address) -> tuple[Address, int] | None:
+        """Send an SCTP INIT; source and destination port as it arrives `at` an address, None if it does not."""
+        receiver = self.spaces[self.owners[at]].call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 132))
+        sender = self.spaces[self.owners[source]].call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 132))
+        with contextlib.closing(receiver), contextlib.closing(sender):
+            sender.bind((str(source), 0))
+            chunk = struct.pack("!BBHIIHHI", 1, 0, 20, 0x11223344, 65535, 1, 1, 1)
+            header = struct.pack("!HHI", 40000, port, 0)
+            checksum = struct.pack("<I", crc32c(header + bytes(4) + chunk))
+            sender.sendto(header + checksum + chunk, (str(destination), 0))
+            end = time.monotonic() + LIMIT_S
+            while (left := end - time.monotonic()) > 0 and select.select([receiver], [], [], left)[0]:
+                data = receiver.recv(1500)
+                start = (data[0] & 15) * 4
+                if data[start + 12 : start + 13] == b"\1" and ip_address(data[16:20]) == at:
+                    return ip_address(data[12:16]), struct.unpack_from("!H", data, start + 2)[0]
+        return None
+
     def _ping(self, packet: Packet, patience_s: float) -> Seen:
         """An ICMP echo request by a raw socket; IPv4 only."""
         space = self.spaces[self.owners[packet.source]]
@@ -382,6 +400,16 @@ class Lab:
                 if kind == 0:
                     return Seen("untouched")
         return Seen("dropped")
+
+
+def crc32c(data: bytes) -> int:
+    """Castagnoli's checksum, which SCTP uses (RFC 9260, appendix A)."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
 
 
 def _interface_of(address: Address, name: str) -> str:

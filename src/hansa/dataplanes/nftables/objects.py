@@ -442,12 +442,15 @@ def _write_range(first: str, last: str) -> str:
     return str(prefixes[0]) if len(prefixes) == 1 else f"{first}-{last}"
 
 
+_PROTOCOL_NAMES = {protocol.value: str(protocol) for protocol in Protocol}
+
+
 def write_part(part: Part, data: bytes) -> str:
     match part:
         case Part.ADDRESS:
             return str(ipaddress.ip_address(data))
         case Part.PROTOCOL:
-            return str(Protocol(data[0]))
+            return _PROTOCOL_NAMES.get(data[0], str(data[0]))
         case Part.PORT:
             return str(int.from_bytes(data[:2], "big"))
         case Part.INDEX:

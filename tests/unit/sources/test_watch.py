@@ -393,6 +393,7 @@ def test_nonsense_ends_the_response_and_nothing_else(line: bytes) -> None:
     watch = followed(item("a", 1))
     assert watch.receive_line(line) == ()
     assert watch.is_over
+    assert watch.receive_line(event("ADDED", item("b", 12))) == (), "event 11 may have been in the nonsense"
     assert watch.closed(1.0, 0.5) > 0
     assert query(watch)["resourceVersion"] == "10"
 

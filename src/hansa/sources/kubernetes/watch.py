@@ -197,7 +197,9 @@ class Watch:
         return tuple(changes)
 
     def receive_line(self, line: bytes) -> tuple[Change, ...]:
-        """Take one event of a watch, without its line end."""
+        """Take one event of a watch, without its line end. Once the response is over it says nothing any more."""
+        if self.is_over:
+            return ()  # a later event would move the version past what could not be read
         try:
             event = _EVENT_DECODER.decode(line)
         except _UNREADABLE as error:

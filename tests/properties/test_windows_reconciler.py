@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from tempfile import TemporaryDirectory
 
 import msgspec
 from hypothesis import given, settings
@@ -554,7 +556,12 @@ class Run:
 def make_run(build: Build, after_sync: Callable[[Run], None] = lambda _: None) -> Run:
     emulator = l2bridge_node(build)
     emulator.add_pod(PODS[0])
-    return Run(WindowsNode(emulator, make_config(forward_health_check_vip=True, network_name="hansa-br")), after_sync)
+    config = make_config(
+        forward_health_check_vip=True,
+        network_name="hansa-br",
+        journal_path="" if build.keeps_caller_guid or build.echoes_owner else f"{JOURNALS.name}/{next(JOURNAL)}",
+    )
+    return Run(WindowsNode(emulator, config), after_sync)
 
 
 def check(invariant: str, build: Build, history: Sequence[Event]) -> None:
@@ -566,6 +573,8 @@ def check(invariant: str, build: Build, history: Sequence[Event]) -> None:
 
 
 builds = st.sampled_from(BUILDS)
+JOURNALS = TemporaryDirectory(ignore_cleanup_errors=True)
+JOURNAL = count()
 # Where neither our GUID nor our Owner is kept, only the journal's file can tell what a dead process has made.
 marking_builds = st.sampled_from([build for build in BUILDS if build.keeps_caller_guid or build.echoes_owner])
 
@@ -869,7 +878,9 @@ def test_I16_calls_per_pass_stay_within_their_bounds(build: Build, history: list
     run.node.put(*(event.rule for event in history if isinstance(event, Put)))
     run.node.forget()
     report = run.node.sync()
-    assert report.host_calls == price_of_writes(run)
+    lacks_pods = any("which the CNI makes" in one for one in report.conditions)
+    look = 6  # network 4, lists 2: a pod that a rule has just begun to name may be new, and everything else is known
+    assert report.host_calls - price_of_writes(run) in ((0, look) if lacks_pods else (0,))
 
 
 def price_of_writes(run: Run) -> int:

@@ -18,6 +18,7 @@ from hansa.dataplanes.windows.compare import (
     Situation,
     plan_address,
     plan_frontend,
+    resolve,
 )
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER, Executor, StepFailed, is_ours
 from hansa.dataplanes.windows.facts import derive_facts, host_conditions, node_address
@@ -210,7 +211,7 @@ class WindowsDataplane:
             if self._outage is not None and not self._answers_again(self._outage, now):
                 return HostState.UNAVAILABLE
             due = self._needs_deep if self._look_at is None else now >= self._look_at
-            if audit or due:
+            if audit or due or self._lacks_pods():
                 self._observe(now, audit=audit)
             if self._wanted.facts is None or self._observed.network is None or self._needs_deep:
                 return HostState.WAITING
@@ -239,6 +240,16 @@ class WindowsDataplane:
         self._backoff.clear_all()
         return True
 
+    def _lacks_pods(self) -> bool:
+        """Whether rules just began to ask for pods of this node that have not been seen in HNS.
+
+        A pod has its HNS endpoint before a slice names it, so it is there by now and need not wait for the next check.
+        """
+        return any(
+            self._wanted.waits_for_local(address) and resolve(self._situation, address) is None
+            for address in self._dirty.addresses
+        )
+
     def _count_audit(self) -> None:
         """After a while leftovers of another proxy may go; once they have, takeover is over for later starts (H.5)."""
         self._audits += 1
@@ -248,7 +259,6 @@ class WindowsDataplane:
             self._touch_everything()
         elif ownership.grace_over and not self._dirty and not len(self._backoff):
             self._journal.record_taken_over()
-            self._journal_file.append(self._journal)
 
     # --- reading ---
 
@@ -332,7 +342,7 @@ class WindowsDataplane:
     # --- writing ---
 
     def _work(self, now: float) -> None:
-        self._executor.exhausted = 0
+        self._executor.begin()
         for key in self._backoff.due(now):
             self._make_dirty(key)
         settings = self._config.windows
@@ -352,7 +362,9 @@ class WindowsDataplane:
             self._fold(plan, now)
             if look:  # something was not as remembered: see what it is, and let those places try again at once
                 self._observe(now, audit=False)
+                self._executor.claim_partial()
         self._drifted.clear()
+        self._journal_file.append(self._journal)
 
     def _make_dirty(self, key: RetryKey) -> None:
         match key:
@@ -392,6 +404,8 @@ class WindowsDataplane:
         """Compare what was looked at once more, in memory, and note what is still open."""
         for frontend in plan.frontends:
             after = plan_frontend(self._situation, frontend)
+            if after.guid is not None and after.verb is None and not after.blocked:
+                self._adopt(after.guid)
             if after.settled:
                 self._backoff.clear(frontend)
             elif (after.verb is not None or after.surplus) and frontend not in self._backoff:
@@ -399,6 +413,8 @@ class WindowsDataplane:
             self._status.note_frontend(after, self._last_error(frontend), now)
         for address in plan.addresses:
             there = plan_address(self._situation, address)
+            if there.guid is not None and there.verb is None and not there.blocked:
+                self._adopt(there.guid)
             if there.verb is not None or there.surplus:
                 if address not in self._backoff:
                     self._leave_open(address)
@@ -406,6 +422,21 @@ class WindowsDataplane:
                 self._backoff.clear(address)
             self._status.note_address(there, self._last_error(address), now)
         self._follow(plan)
+
+    def _adopt(self, guid: Guid) -> None:
+        """What serves as desired and has no mark becomes ours for good: it goes when it is not desired any more."""
+        if guid in self._journal.made:
+            return
+        situation = self._situation
+        balancer = situation.observed.balancers.get(guid)
+        if balancer is not None:
+            ours = situation.ownership.may_rewrite(situation.standing_of(balancer))
+        else:
+            endpoint = situation.observed.endpoints[guid]
+            standing = situation.ownership.of_endpoint(endpoint, situation.network)
+            ours = situation.ownership.may_delete_endpoint(standing)
+        if ours:
+            self._journal.record_made(guid)
 
     def _leave_open(self, key: FrontendKey | Address) -> None:
         """Not reached within the budget: next pass. Reached and yet not in order, although nothing failed: later."""

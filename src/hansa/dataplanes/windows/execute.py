@@ -71,6 +71,12 @@ class Executor:
         self._situation = situation
         self._journal = journal
         self.exhausted = 0
+        self._refused: list[tuple[DesiredLoadBalancer, frozenset[Guid]]] = []
+
+    def begin(self) -> None:
+        """A new pass: what the last one was told about full ports and refused creates no longer counts."""
+        self.exhausted = 0
+        self._refused.clear()
 
     def perform(self, step: Step) -> bool:
         """Whether anything was written. Raises StepFailed, and HnsDown if HNS does not answer."""
@@ -130,7 +136,11 @@ class Executor:
         frontend = plan.frontend
         asked = balancer_guid(frontend, self._situation.generations.get(frontend, 0))
         document = encode(balancer_object(plan.desired, plan.endpoints, OWNER))
-        made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)
+        try:
+            made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)
+        except StepFailed:
+            self._refused.append((plan.desired, plan.endpoints))
+            raise
         self._journal.record_made(made.guid)
         self._note_marks(made.guid == asked or made.owner == OWNER)
         self._situation.observed.put_balancer(made)
@@ -138,6 +148,21 @@ class Executor:
         differences = balancer_differences(self._situation, plan.desired, made, plan.endpoints)
         if differences:
             raise StepFailed(ErrorClass.REJECTED, f"HNS made it with another {', '.join(differences)}")
+
+    def claim_partial(self) -> None:
+        """A refused create may have left a load balancer without frontend all the same (hcn.md 5.10 B3).
+
+        Where HNS keeps neither our GUID nor our Owner, its content tells that it is what we asked for. To be called
+        after memory has been brought up to date.
+        """
+        observed = self._situation.observed
+        for guid in sorted(observed.placeless):
+            left = observed.balancers[guid]
+            for desired, endpoints in self._refused:
+                vips = () if desired.key.vip is None else (desired.key.vip,)
+                same = left.frontend_vips == vips and left.source_vip == desired.source_vip
+                if same and not left.owner and frozenset(left.endpoints) == endpoints:
+                    self._journal.record_made(guid)
 
     def _modify_balancer(self, plan: FrontendPlan) -> None:
         assert plan.desired is not None

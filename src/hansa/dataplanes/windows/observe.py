@@ -7,7 +7,6 @@ few objects a time. Evidence: windows-proxy H.7; hcn.md 1.4 (listing), 5.10 (par
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Set
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,10 +15,11 @@ import msgspec
 
 from hansa.dataplanes.windows.wanted import Touched
 from hansa.errors import DataplaneError
-from hansa.hns.api import Guid, HnsError, HnsKind
+from hansa.hns.api import ZERO_GUID, Guid, HnsError, HnsKind
 from hansa.hns.client import HnsClient
 from hansa.hns.errors import ErrorClass, classify
 from hansa.hns.schema import (
+    Dns,
     HnsEndpoint,
     HnsLoadBalancer,
     HnsNetwork,
@@ -36,6 +36,7 @@ from hansa.rules.model import FrontendKey
 DEEP_SHARE = 0.1
 DEEP_FLOOR = 20  # ... unless so few objects changed that reading them is cheap anyway
 NO_GUIDS: Set[Guid] = frozenset()
+NO_DNS = Dns()
 K = TypeVar("K", bound=Hashable)
 S = TypeVar("S", HnsNetwork, HnsEndpoint, HnsLoadBalancer)
 
@@ -78,22 +79,19 @@ class Observed:
         self.unreadable: dict[Guid, str] = {}
         self.changes = Touched()
         self._claims: dict[Guid, tuple[FrontendKey, ...]] = {}
-        self._by_frontend: dict[FrontendKey, set[Guid]] = {}
-        self._by_address: dict[Address, set[Guid]] = {}
+        self._by_frontend: dict[FrontendKey, tuple[Guid, ...]] = {}  # sorted; nearly always one
+        self._by_address: dict[Address, tuple[Guid, ...]] = {}
         self._references: dict[Guid, set[Guid]] = {}
         self.placeless: set[Guid] = set()  # load balancers without a frontend that can be read
-        self.turns: OrderedDict[Guid, None] = OrderedDict()  # whose content was read longest ago comes first
+        self.turns: dict[Guid, None] = {}  # whose content was read longest ago comes first
 
     def at_frontend(self, frontend: FrontendKey) -> list[HnsLoadBalancer]:
         """Load balancers that serve it, sorted by GUID; more than one is possible."""
-        return [self.balancers[guid] for guid in sorted(self._by_frontend.get(frontend, NO_GUIDS))]
+        return [self.balancers[guid] for guid in self._by_frontend.get(frontend, ())]
 
     def at_address(self, address: Address) -> list[HnsEndpoint]:
         """Endpoints of the network with this address, sorted by GUID."""
-        found = self._by_address.get(address)
-        if found is None:
-            return []
-        return [self.endpoints[guid] for guid in (sorted(found) if len(found) > 1 else found)]
+        return [self.endpoints[guid] for guid in self._by_address.get(address, ())]
 
     def claims(self, guid: Guid) -> tuple[FrontendKey, ...]:
         return self._claims.get(guid, ())
@@ -103,6 +101,7 @@ class Observed:
         return self._references.get(endpoint, NO_GUIDS)
 
     def put_endpoint(self, endpoint: HnsEndpoint) -> None:
+        endpoint = _slim(endpoint)
         old = self.endpoints.get(endpoint.guid)
         if old == endpoint:
             return
@@ -110,7 +109,7 @@ class Observed:
         self.endpoints[endpoint.guid] = endpoint
         self.turns[endpoint.guid] = None
         for address in endpoint.addresses:
-            self._by_address.setdefault(address, set()).add(endpoint.guid)
+            _add(self._by_address, address, endpoint.guid)
         self.changes.addresses.update(endpoint.addresses)
 
     def drop_endpoint(self, guid: Guid) -> None:
@@ -120,12 +119,15 @@ class Observed:
             return
         del self.turns[guid]
         for address in old.addresses:
-            _discard(self._by_address, address, guid)
+            _remove(self._by_address, address, guid)
         self.changes.addresses.update(old.addresses)
         for user in self.references(guid):
             self.changes.frontends.update(self.claims(user))
 
     def put_balancer(self, balancer: HnsLoadBalancer) -> None:
+        known = self.endpoints  # share the texts of GUIDs that are known already
+        guids = tuple(known[guid].guid if guid in known else guid for guid in balancer.endpoints)
+        balancer = msgspec.structs.replace(balancer, endpoints=guids)
         old = self.balancers.get(balancer.guid)
         if old == balancer:
             return
@@ -135,7 +137,7 @@ class Observed:
         self.turns[guid] = None
         claims = self._claims[guid] = claims_of(balancer)
         for frontend in claims:
-            self._by_frontend.setdefault(frontend, set()).add(guid)
+            _add(self._by_frontend, frontend, guid)
         for endpoint in balancer.endpoints:
             self._references.setdefault(endpoint, set()).add(guid)
         if not claims:
@@ -150,13 +152,20 @@ class Observed:
         del self.turns[guid]
         claims = self._claims.pop(guid)
         for frontend in claims:
-            _discard(self._by_frontend, frontend, guid)
+            _remove(self._by_frontend, frontend, guid)
         for endpoint in old.endpoints:
-            _discard(self._references, endpoint, guid)
+            self._drop_reference(endpoint, guid)
             if endpoint in self.endpoints:  # it may now be free to go
                 self.changes.addresses.update(self.endpoints[endpoint].addresses)
         self.placeless.discard(guid)
         self.changes.frontends.update(claims)
+
+    def _drop_reference(self, endpoint: Guid, balancer: Guid) -> None:
+        users = self._references.get(endpoint)
+        if users is not None:
+            users.discard(balancer)
+            if not users:
+                del self._references[endpoint]
 
     def take_changes(self) -> Touched:
         changes, self.changes = self.changes, Touched()
@@ -168,12 +177,23 @@ class Observed:
             self.drop_endpoint(guid)
 
 
-def _discard(index: dict[K, set[Guid]], key: K, guid: Guid) -> None:
-    found = index.get(key)
-    if found is not None:
-        found.discard(guid)
-        if not found:
-            del index[key]
+def _add(index: dict[K, tuple[Guid, ...]], key: K, guid: Guid) -> None:
+    index[key] = tuple(sorted((*index.get(key, ()), guid)))
+
+
+def _remove(index: dict[K, tuple[Guid, ...]], key: K, guid: Guid) -> None:
+    rest = tuple(other for other in index.get(key, ()) if other != guid)
+    if rest:
+        index[key] = rest
+    else:
+        index.pop(key, None)
+
+
+def _slim(endpoint: HnsEndpoint) -> HnsEndpoint:
+    """Without what is never looked at in remote endpoints: there may be a hundred thousand of them."""
+    if not endpoint.remote:
+        return endpoint
+    return msgspec.structs.replace(endpoint, name="", dns=NO_DNS, routes=(), namespace=None, network=ZERO_GUID)
 
 
 def _identified(value: S, guid: Guid) -> S:
@@ -232,7 +252,7 @@ class Observer:
             if count <= 0:
                 return
             guid = next(iter(turns))
-            turns.move_to_end(guid)
+            turns[guid] = turns.pop(guid)
             if is_ours(guid):
                 count -= 1
                 self.read(HnsKind.ENDPOINT if guid in self._observed.endpoints else HnsKind.LOAD_BALANCER, guid)

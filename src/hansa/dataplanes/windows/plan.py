@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 
 from hansa.dataplanes.base import Change, Verb
-from hansa.dataplanes.windows.compare import FrontendPlan, Situation, plan_address, plan_frontend
+from hansa.dataplanes.windows.compare import AddressPlan, FrontendPlan, Situation, plan_address, plan_frontend
 from hansa.dataplanes.windows.objects import EndpointKind, address_order
 from hansa.dataplanes.windows.ownership import Standing
 from hansa.hns.api import Guid
@@ -86,8 +87,8 @@ class Plan:
 def make_plan(situation: Situation, work: Work) -> Plan:
     """Steps for the given places and for everything that depends on them; equal input gives equal steps."""
     frontends, addresses = _widened(situation, work)
-    hopeful = _Hopeful(situation, work.blocked)
-    plans = [plan_frontend(situation, each, hopeful=hopeful) for each in sorted(frontends, key=frontend_order)]
+    places = _Places(situation, work.blocked)
+    plans = [plan_frontend(situation, each, hopeful=places) for each in sorted(frontends, key=frontend_order)]
     critical: set[Address] = set()
     for plan in plans:
         addresses.update(plan.missing)
@@ -104,7 +105,7 @@ def make_plan(situation: Situation, work: Work) -> Plan:
         ordered.extend(((_balancer_phase(plan), since), step) for step in _frontend_steps(situation, plan))
     for address in sorted(addresses, key=address_order):
         if address not in work.blocked:
-            for phase, step in _address_steps(situation, address, critical=address in critical):
+            for phase, step in _address_steps(places.plan(address), critical=address in critical):
                 ordered.append(((phase, 0.0), step))
     ordered.extend(((_DELETE_BALANCER, 0.0), step) for step in _strays(situation) if step.guid not in work.blocked)
     ordered.sort(key=lambda item: item[0])  # stable: within a phase the order of keys stays
@@ -116,17 +117,24 @@ _CRITICAL_ENDPOINT, _CRITICAL_MODIFY, _CRITICAL_CREATE = range(3)
 _MAKE_ENDPOINT, _REPLACE_ENDPOINT, _MODIFY, _CREATE, _DELETE_BALANCER, _DELETE_ENDPOINT = range(3, 9)
 
 
-class _Hopeful:
-    """Addresses for which this pass can make an endpoint."""
+class _Places:
+    """The plan of each address, made once; as a container, the addresses for which this pass can make an endpoint."""
 
     def __init__(self, situation: Situation, blocked: Container[FrontendKey | Address | Guid]) -> None:
         self._situation = situation
         self._blocked = blocked
+        self._plans: dict[Address, AddressPlan] = {}
+
+    def plan(self, address: Address) -> AddressPlan:
+        found = self._plans.get(address)
+        if found is None:
+            found = self._plans[address] = plan_address(self._situation, address)
+        return found
 
     def __contains__(self, address: object) -> bool:
-        if address in self._blocked:
+        if not isinstance(address, IPv4Address | IPv6Address) or address in self._blocked:
             return False
-        return plan_address(self._situation, address).verb is Verb.CREATE  # type: ignore[arg-type]
+        return self.plan(address).verb is Verb.CREATE
 
 
 def _widened(situation: Situation, work: Work) -> tuple[set[FrontendKey], set[Address]]:
@@ -176,8 +184,8 @@ def _frontend_steps(situation: Situation, plan: FrontendPlan) -> Iterator[Step]:
     yield SettleFrontend(plan.frontend, change)
 
 
-def _address_steps(situation: Situation, address: Address, *, critical: bool) -> Iterator[tuple[int, Step]]:
-    plan = plan_address(situation, address)
+def _address_steps(plan: AddressPlan, *, critical: bool) -> Iterator[tuple[int, Step]]:
+    address = plan.address
     if plan.verb is Verb.CREATE:
         assert plan.desired is not None
         change = Change(Verb.CREATE, plan.desired.kind.value, str(address), plan.why)

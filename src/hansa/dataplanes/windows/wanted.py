@@ -195,9 +195,10 @@ class Wanted:
 
         A stand-in there would keep the CNI from making it (F47). This node's own addresses are the exception (F83).
         """
+        if address not in self._local_users:
+            return False
         assert self.facts is not None
-        own = address in self.facts.node_addresses or address in self.facts.node_ips.values()
-        return self._local_users[address] > 0 and not own
+        return address not in self.facts.node_addresses and address not in self.facts.node_ips.values()
 
     def endpoint(self, address: Address) -> DesiredEndpoint | None:
         """The endpoint that hansa makes if the network has none with this address; None = none is to be made."""

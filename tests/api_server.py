@@ -121,7 +121,10 @@ class ApiServer:
         application = web.Application()
         for kind, path in RESOURCES.items():
             application.router.add_get(path, self._handler(kind))
-        self._runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=0.01, access_log=None)
+        # As in a real server, a watch ends when its client goes.
+        self._runner = web.AppRunner(
+            application, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.01, access_log=None
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls, reuse_address=True)
         await site.start()

@@ -25,7 +25,7 @@ def test_a_pod_that_came_since_the_last_look_is_served_at_once() -> None:
     node.emulator.add_pod("10.40.3.11")
     node.put(make_rule(FRONTEND, local("10.40.3.10:8080", "10.40.3.11:8080")))
     report = node.sync()
-    assert node.backends("10.96.0.10:80/TCP") == ["10.40.3.10", "10.40.3.11"]
+    assert node.backends("10.96.0.10:80/tcp") == ["10.40.3.10", "10.40.3.11"]
     assert report.ok
     assert report.conditions == ()
     assert not report.drift, "a new pod is nobody's tampering"
@@ -37,20 +37,20 @@ def test_a_pod_that_hns_does_not_have_yet_is_served_within_a_period() -> None:
     node = started()
     node.put(make_rule(FRONTEND, local("10.40.3.10:8080", "10.40.3.11:8080")))
     report = node.sync()
-    assert node.backends("10.96.0.10:80/TCP") == ["10.40.3.10"]
+    assert node.backends("10.96.0.10:80/tcp") == ["10.40.3.10"]
     assert report.conditions == ("backends on this node without HNS endpoint, which the CNI makes: 10.40.3.11",)
     node.emulator.add_pod("10.40.3.11")
     node.forget()
     node.sync()
     assert node.count(HnsVerb.ENUMERATE) == 0, "nothing new is asked for, so nothing is looked at"
     node.audit()
-    assert node.backends("10.96.0.10:80/TCP") == ["10.40.3.10", "10.40.3.11"]
+    assert node.backends("10.96.0.10:80/tcp") == ["10.40.3.10", "10.40.3.11"]
 
 
 def test_other_changes_cost_no_look() -> None:
     node = started()
     node.put(make_rule("10.96.0.11:80", (*local("10.40.3.10:8080"), *remote("10.40.4.7:8080")), owner="d/api"))
     node.sync()
-    assert node.backends("10.96.0.11:80/TCP") == ["10.40.3.10", "10.40.4.7"]
+    assert node.backends("10.96.0.11:80/tcp") == ["10.40.3.10", "10.40.4.7"]
     assert node.count(HnsVerb.ENUMERATE) == 0
     assert node.count(HnsVerb.OPEN, HnsKind.ENDPOINT) == 0

@@ -328,6 +328,8 @@ class WindowsDataplane:
 
     def _note_drift(self, changes: Touched) -> None:
         self._drifted.update(changes.frontends, changes.addresses)
+        for address in changes.addresses:
+            self._drifted.update(self._wanted.users(address))
 
     def _learn_marks(self) -> None:
         """Whether this HNS keeps our marks can be seen from any object that has one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hansa.config import Config
 from hansa.dataplanes.base import Change, HostState, Outcome, Result, SyncReport
@@ -23,7 +23,8 @@ from hansa.dataplanes.windows.compare import (
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER, Executor, StepFailed, is_ours
 from hansa.dataplanes.windows.facts import derive_facts, host_conditions, node_address
 from hansa.dataplanes.windows.journal import JournalFile
-from hansa.dataplanes.windows.observe import HnsDown, NoNetwork, Observed, Observer, raise_if_down
+from hansa.dataplanes.windows.objects import Touched
+from hansa.dataplanes.windows.observe import HnsDown, Observed, Observer
 from hansa.dataplanes.windows.ownership import Ownership, Standing
 from hansa.dataplanes.windows.plan import (
     DeleteEndpoint,
@@ -37,30 +38,20 @@ from hansa.dataplanes.windows.plan import (
     make_plan,
 )
 from hansa.dataplanes.windows.render import Rendered, rendered
+from hansa.dataplanes.windows.sight import Looked, Sight
 from hansa.dataplanes.windows.status import Status
 from hansa.dataplanes.windows.table import Row, make_table
-from hansa.dataplanes.windows.wanted import Touched, Wanted
+from hansa.dataplanes.windows.wanted import Wanted
 from hansa.errors import DataplaneError
-from hansa.hns.api import Guid, HnsError, HnsVersion
+from hansa.hns.api import Guid
 from hansa.hns.client import HnsClient
 from hansa.hns.errors import ErrorClass
 from hansa.hns.features import Feature, supports
 from hansa.net import Address
 from hansa.rules.model import FrontendKey, RuleChanges, Surroundings
 
-FIRST_PROBE_S, LONGEST_PROBE_S = 0.5, 10.0  # while HNS is down: one cheap call at growing intervals (H.6)
-SEEN_TWICE_S = 2.0  # a network is lost only if a healthy HNS says so twice, this far apart (F21)
 GRACE_AUDITS = 2  # audits before leftovers without our mark are deleted under takeover (H.5)
 ROUNDS = 2  # a place is planned again once within a pass, after another look at HNS (H.6)
-
-
-@dataclass(slots=True)
-class _Outage:
-    """HNS does not answer: what it said, and when to ask again."""
-
-    error: str
-    probe_at: float
-    pause_s: float = FIRST_PROBE_S
 
 
 class WindowsDataplane:
@@ -92,22 +83,18 @@ class WindowsDataplane:
         self._observed = Observed()
         ownership = Ownership(self._journal.made, takeover=config.windows.takeover and not self._journal.taken_over)
         self._situation = Situation(self._wanted, self._observed, ownership, not_echoed=self._journal.not_echoed)
-        self._observer = Observer(client, self._observed)
-        self._executor = Executor(client, self._observer, self._situation, self._journal)
+        observer = Observer(client, self._observed)
+        self._executor = Executor(client, observer, self._situation, self._journal)
         self._backoff = Backoff(rng)
         self._status = Status()
         self._dirty = Touched()
+        self._asked = Touched()  # by the rules of this pass
         self._drifted: set[FrontendKey | Address] = set()
         self._surroundings: Surroundings | None = None
-        self._version: HnsVersion | None = None
+        self._sight = Sight(client, observer, self._observed, config.windows.network_name)
         self._complete = False
-        self._outage: _Outage | None = None
-        self._needs_deep = True
         self._seen_once = False
         self._audits = 0
-        self._look_at: float | None = None  # a first or second look at a missing network
-        self._network_missing_since: float | None = None
-        self._host_text = ""  # why the host cannot be read or written at the moment
         self._out_of_budget = False
         self._results: list[Result] = []
         self._drift: list[Change] = []
@@ -124,7 +111,7 @@ class WindowsDataplane:
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:
         """Raises DataplaneError if HNS cannot be read. Costs a deep snapshot: nothing that is remembered is used."""
         quiet = self._preview(changes, now)
-        return make_plan(quiet._situation, Work(quiet._dirty.frontends, quiet._dirty.addresses)).changes
+        return make_plan(quiet._situation, Work(quiet._dirty)).changes
 
     def render(self, changes: RuleChanges, *, now: float) -> Rendered:
         """What these rules ask of this host, as plain values; reads the host, like `plan`, and writes nothing."""
@@ -142,9 +129,9 @@ class WindowsDataplane:
         if self._surroundings is not None:
             quiet._take(RuleChanges(dict(self._wanted.rules), self._surroundings, complete=self._complete))
         quiet._take(changes)
-        quiet._observe(now, audit=True)
-        if quiet._wanted.facts is None:
-            raise DataplaneError(quiet._host_text)
+        quiet._look(now, audit=False)
+        if not quiet._sight.clear:
+            raise DataplaneError(quiet._sight.text)
         return quiet
 
     def close(self) -> None:
@@ -154,7 +141,7 @@ class WindowsDataplane:
 
     def table(self) -> list[Row]:
         """Service port, frontend, load balancer, endpoints: what is desired and what HNS has of it. No host calls."""
-        if self._wanted.facts is None or self._observed.network is None:
+        if not self._sight.clear:
             return []
         return make_table(self._situation, {key: open_.reason for key, open_ in self._status.frontends.items()})
 
@@ -171,17 +158,18 @@ class WindowsDataplane:
             self._surroundings = changes.surroundings
             self._situation.ownership.service_cidrs = changes.surroundings.service_cidrs
             self._refresh_facts()
-        self._touch(self._wanted.take(changes))
+        self._asked = self._wanted.take(changes)
+        self._touch(self._asked)
 
     def _touch(self, touched: Touched) -> None:
         """These places are looked at in this pass, whatever they waited for: what is wanted, or there, has changed."""
-        for key in (*touched.frontends, *touched.addresses):
+        for key in (*touched.frontends, *touched.addresses, *touched.strays):
             self._backoff.clear(key)
-        self._dirty.frontends |= touched.frontends
-        self._dirty.addresses |= touched.addresses
+        self._dirty.add(touched)
 
     def _touch_everything(self) -> None:
         observed = self._observed
+        self._dirty.strays |= observed.placeless
         self._dirty.frontends.update(self._wanted.balancers)
         for guid in observed.balancers:
             self._dirty.frontends.update(observed.claims(guid))
@@ -193,13 +181,14 @@ class WindowsDataplane:
 
     def _refresh_facts(self) -> None:
         """Render anew if anything that rendering depends on has changed; nothing is known before HNS was read."""
-        if self._observed.network is None or self._version is None or self._surroundings is None:
+        version = self._sight.version
+        if self._observed.network is None or version is None or self._surroundings is None:
             return
         address = node_address(self._observed, self._surroundings)
         host_mac = (self._mac_of(address) or "") if address is not None else ""
         host_mac = host_mac.upper().replace(":", "-")
         self._situation.ownership.host_mac = host_mac
-        facts = derive_facts(self._observed, self._surroundings, self._config, version=self._version, host_mac=host_mac)
+        facts = derive_facts(self._observed, self._surroundings, self._config, version=version, host_mac=host_mac)
         self._touch(self._wanted.use(facts))
 
     # --- one pass ---
@@ -208,44 +197,28 @@ class WindowsDataplane:
         if not self._complete:
             return HostState.WAITING
         try:
-            if self._outage is not None and not self._answers_again(self._outage, now):
-                return HostState.UNAVAILABLE
-            due = self._needs_deep if self._look_at is None else now >= self._look_at
-            if audit or due or self._lacks_pods():
-                self._observe(now, audit=audit)
-            if self._wanted.facts is None or self._observed.network is None or self._needs_deep:
+            if self._sight.down:
+                if not self._sight.came_back(now):
+                    return HostState.UNAVAILABLE
+                self._backoff.clear_all()
+            if audit or self._sight.is_due(now) or self._lacks_pods():
+                self._look(now, audit=audit)
+            if not self._sight.clear:
                 return HostState.WAITING
             if audit:
                 self._count_audit()
             self._work(now)
         except HnsDown as error:
-            self._outage = _Outage(str(error), now + FIRST_PROBE_S)
+            self._sight.went_down(error, now)
             return HostState.UNAVAILABLE
         return HostState.WAITING if self._status.lacks_source_vip else HostState.HEALTHY
-
-    def _answers_again(self, outage: _Outage, now: float) -> bool:
-        """One cheap call when it is due. After an outage nothing that was seen before counts."""
-        if now < outage.probe_at:
-            return False
-        try:
-            self._observer.probe()
-        except HnsDown:
-            outage.pause_s = min(outage.pause_s * 2, LONGEST_PROBE_S)
-            outage.probe_at = now + outage.pause_s
-            return False
-        except DataplaneError:
-            pass  # it answers, if only to refuse: the reading that follows says why
-        self._outage = None
-        self._needs_deep = True
-        self._backoff.clear_all()
-        return True
 
     def _lacks_pods(self) -> bool:
         """Whether rules just began to ask for pods of this node that have not been seen in HNS.
 
         A pod has its HNS endpoint before a slice names it, so it is there by now and need not wait for the next check.
         """
-        return any(
+        return self._sight.clear and any(
             self._wanted.waits_for_local(address) and resolve(self._situation, address) is None
             for address in self._dirty.addresses
         )
@@ -262,78 +235,40 @@ class WindowsDataplane:
 
     # --- reading ---
 
-    def _observe(self, now: float, *, audit: bool) -> None:
-        """Bring memory up to date. If HNS refuses to be read, the last reading stays and nothing is concluded."""
-        self._host_text = ""
-        self._look_at = None
-        try:
-            if self._version is None:
-                self._version = self._read_version()
-                self._situation.modify = supports(self._version, Feature.MODIFY_LOAD_BALANCER)
-            if self._find_network(now):
-                self._read_objects(audit=audit)
-        except HnsDown:
-            raise
-        except DataplaneError as error:
-            self._host_text = f"HNS cannot be read: {error}"
-            self._look_at = now + 1.0
-
-    def _read_version(self) -> HnsVersion:
-        try:
-            return self._client.version()
-        except HnsError as error:
-            raise_if_down(error)
-            raise
-
-    def _find_network(self, now: float) -> bool:
-        """Whether the network can be read further."""
-        known = self._observed.network
-        found = self._observer.find_network(self._config.windows.network_name or (known.name if known else ""))
-        if isinstance(found, NoNetwork):
-            self._host_text = found.text
-            self._look_at = now + SEEN_TWICE_S
-            if self._network_missing_since is None:
-                self._network_missing_since = now
-            elif known is not None and now - self._network_missing_since >= SEEN_TWICE_S:
-                self._observed.network = None
-                self._needs_deep = True
-            return False
-        self._network_missing_since = None
-        if known is None or found.guid != known.guid:
-            self._observed.forget_endpoints()
-            self._needs_deep = True
-        self._observed.network = found
-        return True
-
-    def _read_objects(self, *, audit: bool) -> None:
-        if self._needs_deep:
-            self._observer.read_all()
-            self._needs_deep = False
-            self._learn_marks()
-            self._refresh_facts()
-            self._touch_everything()
-            if self._seen_once:
-                self._note_drift(self._observed.take_changes())
-            self._observed.take_changes()
-            self._seen_once = True
-            return
-        self._observer.check_presence()
-        if audit:
-            count = self._config.windows.verify_per_period
-            self._observer.verify(count, lambda guid: is_ours(self._situation, guid))
-        self._refresh_facts()
-        changes = self._observed.take_changes()
-        self._note_drift(changes)
-        self._touch(changes)
+    def _look(self, now: float, *, audit: bool) -> None:
+        """See what HNS holds, and touch every place where that is not what was remembered."""
+        match self._sight.look(now):
+            case Looked.NOTHING:
+                return
+            case Looked.EVERYTHING:
+                self._learn_capabilities()
+                self._refresh_facts()
+                self._touch_everything()
+                changes = self._observed.take_changes()
+                if self._seen_once:
+                    self._note_drift(changes)
+                self._seen_once = True
+            case Looked.PRESENCE:
+                if audit:
+                    count = self._config.windows.verify_per_period
+                    self._sight.verify(count, lambda guid: is_ours(self._situation, guid))
+                self._refresh_facts()
+                changes = self._observed.take_changes()
+                self._note_drift(changes)
+                self._touch(changes)
 
     def _note_drift(self, changes: Touched) -> None:
-        self._drifted.update(changes.frontends, changes.addresses)
+        """What somebody else has changed, unless the rules have just asked for a change at the same place."""
+        self._drifted.update(changes.addresses - self._asked.addresses)
+        self._drifted.update(changes.frontends - self._asked.frontends)
         for address in changes.addresses:
-            self._drifted.update(self._wanted.users(address))
+            self._drifted.update(self._wanted.users(address) - self._asked.frontends)
 
-    def _learn_marks(self) -> None:
-        """Whether this HNS keeps our marks can be seen from any object that has one."""
+    def _learn_capabilities(self) -> None:
+        """From the version whether Modify works, from any object that has our marks that this HNS keeps them."""
         situation = self._situation
+        if not self._seen_once and self._sight.version is not None:
+            situation.modify = supports(self._sight.version, Feature.MODIFY_LOAD_BALANCER)
         if not situation.ownership.marks_kept:
             made = situation.ownership.journal
             situation.ownership.marks_kept = any(
@@ -353,17 +288,17 @@ class WindowsDataplane:
             if not self._dirty or self._out_of_budget:
                 break
             since = {key: open_.since for key, open_ in self._status.frontends.items()}
-            work = Work(self._dirty.frontends, self._dirty.addresses, self._backoff, since)
+            work = Work(self._dirty, self._backoff, since)
             plan = make_plan(self._situation, work)
             self._dirty = Touched()
             try:
                 look = self._perform(plan, end)
             except HnsDown:
-                self._dirty = Touched(set(plan.frontends), set(plan.addresses))
+                self._dirty = Touched(set(plan.frontends), set(plan.addresses), set(work.touched.strays))
                 raise
             self._fold(plan, now)
             if look:  # something was not as remembered: see what it is, and let those places try again at once
-                self._observe(now, audit=False)
+                self._look(now, audit=False)
                 self._executor.claim_partial()
         self._drifted.clear()
         self._journal_file.append(self._journal)
@@ -373,7 +308,7 @@ class WindowsDataplane:
             case tuple():
                 self._dirty.frontends.add(key)
             case str():
-                pass  # a stray load balancer: planned whenever anything is
+                self._dirty.strays.add(key)
             case _:
                 self._dirty.addresses.add(key)
 
@@ -412,7 +347,7 @@ class WindowsDataplane:
                 self._backoff.clear(frontend)
             elif (after.verb is not None or after.surplus) and frontend not in self._backoff:
                 self._leave_open(frontend)
-            self._status.note_frontend(after, self._last_error(frontend), now)
+            self._status.note_frontend(after, self._backoff.get(frontend), now)
         for address in plan.addresses:
             there = plan_address(self._situation, address)
             if there.guid is not None and there.verb is None and not there.blocked:
@@ -422,7 +357,7 @@ class WindowsDataplane:
                     self._leave_open(address)
             else:
                 self._backoff.clear(address)
-            self._status.note_address(there, self._last_error(address), now)
+            self._status.note_address(there, self._backoff.get(address), now)
         self._follow(plan)
 
     def _adopt(self, guid: Guid) -> None:
@@ -447,10 +382,6 @@ class WindowsDataplane:
         else:
             self._backoff.fail(key, ErrorClass.TRANSIENT, "")
 
-    def _last_error(self, key: RetryKey) -> str:
-        retry = self._backoff.get(key)
-        return retry.error if retry is not None else ""
-
     def _follow(self, plan: Plan) -> None:
         """Places that the plan did not look at, but that what was done has consequences for."""
         changes = self._observed.take_changes()
@@ -471,7 +402,7 @@ class WindowsDataplane:
     # --- telling ---
 
     def _report(self, state: HostState, now: float, calls: int) -> SyncReport:
-        times = [self._backoff.next_at(), self._outage.probe_at if self._outage else self._look_at]
+        times = [self._backoff.next_at(), self._sight.next_at]
         return SyncReport(
             state=state,
             results=tuple(self._results),
@@ -487,11 +418,9 @@ class WindowsDataplane:
     def _conditions(self, now: float) -> Iterator[str]:
         if not self._complete:
             yield "the lists of Services and EndpointSlices are not complete yet; nothing is written before"
-        if self._outage is not None:
-            yield f"HNS does not answer: {self._outage.error}"
-        if self._host_text:
-            yield self._host_text
-        if self._wanted.facts is not None and self._observed.network is not None:
+        if self._sight.text:
+            yield self._sight.text
+        if self._wanted.facts is not None and self._sight.clear:
             yield from host_conditions(self._observed, self._wanted.facts)
         yield from self._status.conditions(now)
         for guid, text in sorted(self._observed.unreadable.items()):

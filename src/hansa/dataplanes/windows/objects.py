@@ -105,6 +105,23 @@ class DesiredEndpoint:
         return f"{self.kind.value} {self.address}"
 
 
+@dataclass(slots=True)
+class Touched:
+    """Places to look at: frontends, addresses, and load balancers (`strays`) without a frontend that can be read."""
+
+    frontends: set[FrontendKey] = field(default_factory=set)
+    addresses: set[Address] = field(default_factory=set)
+    strays: set[Guid] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.frontends or self.addresses or self.strays)
+
+    def add(self, other: Touched) -> None:
+        self.frontends |= other.frontends
+        self.addresses |= other.addresses
+        self.strays |= other.strays
+
+
 class RemoteSubnet(NamedTuple):
     """A RemoteSubnetRoute: pods of `prefix` live on the node `provider`."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hansa.dataplanes.windows.wanted import Touched
+from hansa.dataplanes.windows.objects import Touched
 from hansa.errors import DataplaneError
 from hansa.hns.api import ZERO_GUID, Guid, HnsError, HnsKind
 from hansa.hns.client import HnsClient
@@ -142,6 +142,7 @@ class Observed:
             self._references.setdefault(endpoint, set()).add(guid)
         if not claims:
             self.placeless.add(guid)
+            self.changes.strays.add(guid)
         self.changes.frontends.update(claims)
 
     def drop_balancer(self, guid: Guid) -> None:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from hansa.dataplanes.base import Change, Verb
 from hansa.dataplanes.windows.compare import AddressPlan, FrontendPlan, Situation, plan_address, plan_frontend
-from hansa.dataplanes.windows.objects import EndpointKind, address_order
+from hansa.dataplanes.windows.objects import EndpointKind, Touched, address_order
 from hansa.dataplanes.windows.ownership import Standing
 from hansa.hns.api import Guid
 from hansa.net import Address
@@ -63,10 +63,9 @@ Step = MakeEndpoint | ReplaceEndpoint | SettleFrontend | DeleteStray | DeleteEnd
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What to look at. blocked: keys whose retry is not due. since: when a frontend went missing."""
+    """What to look at. blocked: keys whose retry is not due. since: when a frontend was first not as desired."""
 
-    frontends: Set[FrontendKey]
-    addresses: Set[Address]
+    touched: Touched
     blocked: Container[FrontendKey | Address | Guid] = frozenset()
     since: Mapping[FrontendKey, float] = field(default_factory=dict)
 
@@ -107,7 +106,7 @@ def make_plan(situation: Situation, work: Work) -> Plan:
         if address not in work.blocked:
             for phase, step in _address_steps(places.plan(address), critical=address in critical):
                 ordered.append(((phase, 0.0), step))
-    ordered.extend(((_DELETE_BALANCER, 0.0), step) for step in _strays(situation) if step.guid not in work.blocked)
+    ordered.extend(((_DELETE_BALANCER, 0.0), step) for step in _strays(situation, work))
     ordered.sort(key=lambda item: item[0])  # stable: within a phase the order of keys stays
     return Plan(tuple(step for _, step in ordered), frontends, addresses)
 
@@ -139,13 +138,13 @@ class _Places:
 
 def _widened(situation: Situation, work: Work) -> tuple[set[FrontendKey], set[Address]]:
     """Add every frontend that uses a touched address, by desire or in fact; leave out what is not due."""
-    frontends = set(work.frontends)
-    for address in work.addresses:
+    frontends = set(work.touched.frontends)
+    for address in work.touched.addresses:
         frontends |= situation.wanted.users(address)
         for endpoint in situation.observed.at_address(address):
             for guid in situation.observed.references(endpoint.guid):
                 frontends.update(situation.observed.claims(guid))
-    return {each for each in frontends if each not in work.blocked}, set(work.addresses)
+    return {each for each in frontends if each not in work.blocked}, set(work.touched.addresses)
 
 
 def _released(situation: Situation, plan: FrontendPlan) -> Iterator[Address]:
@@ -199,8 +198,9 @@ def _address_steps(plan: AddressPlan, *, critical: bool) -> Iterator[tuple[int, 
         yield _DELETE_ENDPOINT, DeleteEndpoint(address, guid, change)
 
 
-def _strays(situation: Situation) -> Iterator[DeleteStray]:
-    for guid in sorted(situation.observed.placeless):
-        if situation.standing_of(situation.observed.balancers[guid]) is Standing.OURS:
+def _strays(situation: Situation, work: Work) -> Iterator[DeleteStray]:
+    for guid in sorted(work.touched.strays & situation.observed.placeless):
+        balancer = situation.observed.balancers[guid]
+        if guid not in work.blocked and situation.standing_of(balancer) is Standing.OURS:
             change = Change(Verb.DELETE, LOAD_BALANCER, guid, "it serves no frontend")
             yield DeleteStray(guid, change)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hansa.dataplanes.base import Verb
+from hansa.dataplanes.windows.backoff import Retry
 from hansa.dataplanes.windows.compare import (
     AddressPlan,
     FrontendPlan,
 )
 from hansa.dataplanes.windows.objects import address_order
+from hansa.hns.errors import ErrorClass
 from hansa.net import Address
 from hansa.rules.model import FrontendKey
 from hansa.rules.ruleset import frontend_order
@@ -20,13 +23,17 @@ NAMED = 5  # how many objects a sentence names before it only counts the rest
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """since: monotonic time. desired: False for something that should be gone. blocked: only the host can change it."""
+    """since: monotonic time. desired: False for something that should be gone. blocked: nothing can be tried.
+
+    told: somebody should know: it will not come right by itself.
+    """
 
     since: float
     reason: str
     desired: bool
     critical: bool = False
     blocked: bool = False
+    told: bool = False
     lacks_source_vip: bool = False
 
 
@@ -39,8 +46,8 @@ class Status:
     waiting: dict[FrontendKey, tuple[Address, ...]] = field(default_factory=dict)
     misplaced: dict[FrontendKey, tuple[Address, ...]] = field(default_factory=dict)
 
-    def note_frontend(self, plan: FrontendPlan, error: str, now: float) -> None:
-        """error: HNS's last word about it, "" if there is none."""
+    def note_frontend(self, plan: FrontendPlan, retry: Retry | None, now: float) -> None:
+        """retry: what HNS said last about it, None if it has not refused."""
         for kept, addresses in ((self.waiting, plan.waiting), (self.misplaced, plan.misplaced)):
             if addresses:
                 kept[plan.frontend] = addresses
@@ -49,24 +56,31 @@ class Status:
         if plan.settled:
             self.frontends.pop(plan.frontend, None)
             return
+        reason = plan.blocked or plan.why or f"endpoints are missing: {_named(plan.missing)}"
         old = self.frontends.get(plan.frontend)
         self.frontends[plan.frontend] = Open(
             old.since if old else now,
-            error or plan.blocked or plan.why or f"endpoints are missing: {_named(plan.missing)}",
-            plan.desired is not None,
-            plan.desired is not None and plan.desired.critical,
-            bool(plan.blocked),
-            plan.lacks_source_vip,
+            _refusal(retry, unseen=plan.verb is Verb.CREATE) or reason,
+            desired=plan.desired is not None,
+            critical=plan.desired is not None and plan.desired.critical,
+            blocked=bool(plan.blocked),
+            told=bool(plan.blocked) or _needs_somebody(retry),
+            lacks_source_vip=plan.lacks_source_vip,
         )
 
-    def note_address(self, plan: AddressPlan, error: str, now: float) -> None:
+    def note_address(self, plan: AddressPlan, retry: Retry | None, now: float) -> None:
         if plan.verb is None and not plan.surplus and not plan.blocked:
             self.addresses.pop(plan.address, None)
             return
         old = self.addresses.get(plan.address)
         desired = plan.desired is not None and (plan.verb is not None or bool(plan.blocked))
-        reason = error or plan.blocked or plan.why
-        self.addresses[plan.address] = Open(old.since if old else now, reason, desired, blocked=bool(plan.blocked))
+        self.addresses[plan.address] = Open(
+            old.since if old else now,
+            _refusal(retry, unseen=False) or plan.blocked or plan.why,
+            desired=desired,
+            blocked=bool(plan.blocked),
+            told=bool(plan.blocked) or _needs_somebody(retry),
+        )
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -85,7 +99,7 @@ class Status:
             yield f"backends on this node without HNS endpoint, which the CNI makes: {_named(tuple(waiting))}"
         for key in sorted(self.frontends, key=frontend_order):
             open_ = self.frontends[key]
-            if open_.blocked and open_.desired:
+            if open_.told and open_.desired:
                 yield f"{key}: {open_.reason}"
             if open_.critical and now - open_.since > ALARM_AFTER_S:
                 yield f"critical: {key} has not been as desired for {now - open_.since:.0f} s: {open_.reason}"
@@ -99,8 +113,24 @@ class Status:
         if kept:
             yield f"endpoints that should be gone: {_named(tuple(sorted(kept, key=address_order)))}"
         for address in sorted(self.addresses, key=address_order):
-            if self.addresses[address].blocked and self.addresses[address].desired:
+            if self.addresses[address].told and self.addresses[address].desired:
                 yield f"endpoint {address}: {self.addresses[address].reason}"
+
+
+def _refusal(retry: Retry | None, *, unseen: bool) -> str:
+    """HNS's own words. unseen: after another look, nothing that HNS lists holds the place (F43)."""
+    if retry is None or not retry.error:
+        return ""
+    if unseen and retry.error_class is ErrorClass.CONFLICT:
+        return (
+            f"{retry.error}; nothing that HNS lists holds it: a listener of the host, "
+            "a reservation that HNS has leaked, or no free ports"
+        )
+    return retry.error
+
+
+def _needs_somebody(retry: Retry | None) -> bool:
+    return retry is not None and retry.error_class in (ErrorClass.CONFLICT, ErrorClass.REJECTED)
 
 
 def _named(addresses: tuple[Address, ...]) -> str:

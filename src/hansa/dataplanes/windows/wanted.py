@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, field
 
 from hansa.config import Config
 from hansa.dataplanes.base import Shortfall
@@ -18,6 +17,7 @@ from hansa.dataplanes.windows.objects import (
     DesiredLoadBalancer,
     HostFacts,
     LbRole,
+    Touched,
 )
 from hansa.dataplanes.windows.translate import (
     RenderedRule,
@@ -33,17 +33,6 @@ from hansa.rules.model import FrontendKey, FrontendKind, Rule, RuleChanges
 
 NOTHING = RenderedRule()
 NO_USERS: Set[FrontendKey] = frozenset()
-
-
-@dataclass(slots=True)
-class Touched:
-    """Frontends whose desired load balancer changed, and addresses whose users or desired endpoint changed."""
-
-    frontends: set[FrontendKey] = field(default_factory=set)
-    addresses: set[Address] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return bool(self.frontends or self.addresses)
 
 
 class Wanted:

@@ -268,7 +268,7 @@ def hns_serve(
     )
     if host.emulator is not None:
         add_local_pods(host.emulator, changes, read.config.node_name)
-    with serve(host.api, listen) as server:
+    with serve(host.api, listen, machine=host.machine()) as server:
         print(f"serving HNS at {server.address}", flush=True)
         server.wait()
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hansa.hns.api import HnsApi
     from hansa.hns.emulator.server import Server
     from hansa.hns.emulator.service import Emulator
+    from hansa.hns.remote import RemoteHns
     from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, HnsNetwork
     from hansa.net import Address
     from hansa.sources import Source
@@ -131,16 +132,22 @@ class Input:
 class Host:
     """The HNS that a command works on; a context that closes the way to it.
 
-    emulator: set if it lives in this process; `lock` is held while several threads use it. macs, addresses: of the
-    machine that HNS runs on, as far as known.
+    emulator: set if it lives in this process; `lock` is held while several threads use it. machine: the addresses of
+    the machine that HNS runs on, each with its interface's MAC, "" = unknown; as far as can be told at the moment.
     """
 
     api: HnsApi
     emulator: Emulator | None = None
-    macs: Mapping[Address, str] = field(default_factory=dict)
-    addresses: frozenset[Address] = frozenset()
+    machine: Callable[[], Mapping[Address, str]] = dict
     close: Callable[[], None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        return frozenset(self.machine())
+
+    def mac_of(self, address: Address) -> str | None:
+        return self.machine().get(address)
 
     def __enter__(self) -> Self:
         return self
@@ -178,16 +185,14 @@ def offer(host: Host, address: str) -> Server:
 
     if host.emulator is None:
         raise ConfigError(Fault("--hns-listen", "only an emulated HNS can be offered", "use it with --hns emulator"))
-    return serve(host.emulator, address, lock=host.lock)
+    return serve(host.emulator, address, lock=host.lock, machine=host.machine())
 
 
 def windows_dataplane(host: Host, config: Config) -> WindowsDataplane:
     from hansa.dataplanes.windows.apply import WindowsDataplane
     from hansa.hns.client import HnsClient
 
-    return WindowsDataplane(
-        HnsClient(host.api), config, mac_of=host.macs.get, rng=random.Random(), clock=time.monotonic
-    )
+    return WindowsDataplane(HnsClient(host.api), config, mac_of=host.mac_of, rng=random.Random(), clock=time.monotonic)
 
 
 def open_host(text: str, config: Config, known: Sequence[Node], *, network: str, build: str) -> Host:
@@ -201,22 +206,44 @@ def open_host(text: str, config: Config, known: Sequence[Node], *, network: str,
         case "native":
             from hansa.hns.native import NativeHns
 
-            native = NativeHns()
-            facts = read_host()
-            return Host(native, macs=facts.macs, addresses=facts.addresses, close=native.shutdown)
+            native, own = NativeHns(), _this_machine()
+            return Host(native, machine=lambda: own, close=native.shutdown)
         case "remote" if rest:
             from hansa.hns.remote import RemoteHns
 
             remote = RemoteHns(rest)
-            facts = read_host()
-            return Host(remote, macs=facts.macs, addresses=facts.addresses, close=remote.disconnect)
+            return Host(remote, machine=_RemoteMachine(remote), close=remote.disconnect)
         case "emulator":
             emulator = _load_emulator(rest) if rest else _fresh_emulator(config, known, network=network, build=build)
             macs = dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address)
-            return Host(emulator, emulator, macs, frozenset(emulator.host_addresses))
+            return Host(emulator, emulator, lambda: macs)
         case _:
             forms = "native, emulator, emulator:FILE or remote:ADDRESS"
             raise ConfigError(Fault("--hns", f"{text!r} is no HNS that hansa knows", f"give {forms}"))
+
+
+def _this_machine() -> dict[Address, str]:
+    facts = read_host()
+    return {address: facts.macs.get(address, "") for address in facts.addresses}
+
+
+class _RemoteMachine:
+    """The machine behind a served HNS, asked for as soon as it answers; this one if the server does not say."""
+
+    def __init__(self, remote: RemoteHns) -> None:
+        self._remote = remote
+        self._known: Mapping[Address, str] | None = None
+
+    def __call__(self) -> Mapping[Address, str]:
+        from hansa.hns.api import HnsError
+
+        if self._known is None:
+            try:
+                told = self._remote.machine()
+            except HnsError:
+                return {}  # the dataplane meets the same error and reports it; the next check asks again
+            self._known = _this_machine() if told is None else told
+        return self._known
 
 
 def _fresh_emulator(config: Config, known: Sequence[Node], *, network: str, build: str) -> Emulator:

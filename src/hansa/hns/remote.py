@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import socket
 import threading
 from typing import Self
@@ -15,6 +16,7 @@ from typing import Self
 from hansa.hns.api import Guid, Handle, HnsError, HnsKind, HnsVerb, HnsVersion
 from hansa.hns.emulator.server import connect
 from hansa.hns.emulator.wire import (
+    MACHINE_FUNCTION,
     MAX_LINE_BYTES,
     Answer,
     MalformedLine,
@@ -25,6 +27,7 @@ from hansa.hns.emulator.wire import (
 )
 from hansa.hns.record import (
     E_HANDLE,
+    E_NOTIMPL,
     E_UNEXPECTED,
     RPC_CALL_FAILED,
     RPC_CONTEXT_MISMATCH,
@@ -32,6 +35,7 @@ from hansa.hns.record import (
     raise_if_refused,
     read_version_response,
 )
+from hansa.net import Address, parse_address
 
 # A handle is the server's number plus the number of the connection it came from in the bits above.
 _HANDLE_BITS = 48
@@ -77,6 +81,23 @@ class RemoteHns:
         # A handle that cannot be closed any more died with its connection; the server has closed it.
         with contextlib.suppress(HnsError):
             self._call(HnsVerb.CLOSE.function(kind), handle=handle)
+
+    def machine(self) -> dict[Address, str] | None:
+        """Addresses of the machine that HNS runs on, each with its interface's MAC ("" = unknown); None = it says none.
+
+        Raises HnsError.
+        """
+        try:
+            told: object = json.loads(self._out(MACHINE_FUNCTION, self._call(MACHINE_FUNCTION)))
+            if not isinstance(told, dict):
+                raise ValueError(f"{told!r} is no object")
+            return {parse_address(text): str(mac) for text, mac in told.items()}
+        except HnsError as error:
+            if error.hresult == E_NOTIMPL:
+                return None
+            raise
+        except ValueError as error:
+            raise HnsError(MACHINE_FUNCTION, E_UNEXPECTED, f"The answer makes no sense: {error}") from None
 
     def disconnect(self) -> None:
         """End the connection; the server closes what this client left open. The next call connects anew."""

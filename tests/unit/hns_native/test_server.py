@@ -18,7 +18,10 @@ from hansa.hns.api import ZERO_GUID, Guid, Handle, HnsError, HnsKind
 from hansa.hns.client import DEFAULT_QUERY, HnsClient
 from hansa.hns.emulator.server import Server, serve
 from hansa.hns.emulator.service import Emulator
+from hansa.hns.emulator.wire import Answer
+from hansa.hns.record import S_OK
 from hansa.hns.remote import RemoteHns
+from hansa.net import parse_address
 
 NETWORK = json.dumps({"Name": "hansa-nat", "Type": "L2Bridge", "SchemaVersion": {"Major": 2, "Minor": 0}})
 UNKNOWN = Guid("6F1C0A10-52D4-4E0B-9B77-0D4C7A10E001")
@@ -133,6 +136,29 @@ def test_the_callers_own_lock_keeps_calls_out(emulator: Emulator) -> None:
         with lock, pytest.raises(HnsError):
             hns.version()
         assert hns.version() == emulator.build.version
+
+
+def test_a_client_can_learn_which_machine_hns_runs_on(emulator: Emulator) -> None:
+    """On overlay a proxy needs the MAC of the node's own interface, and cannot look at it from elsewhere."""
+    machine = {parse_address("192.0.2.21"): "00-15-5D-20-21-01", parse_address("2001:db8::21"): ""}
+    with serve(emulator, "127.0.0.1:0", machine=machine) as server, RemoteHns(server.address) as hns:
+        assert hns.machine() == machine
+        assert emulator.call_count == 0
+
+
+def test_a_server_that_is_not_told_its_machine_says_so(server: Server) -> None:
+    with RemoteHns(server.address) as hns:
+        assert hns.machine() is None
+    server.close()
+    with pytest.raises(HnsError):
+        hns.machine()
+
+
+@pytest.mark.parametrize("said", [None, "", "[]", '{"nowhere": "00-15-5D-20-21-01"}'])
+def test_an_answer_about_the_machine_that_makes_no_sense_is_an_error(said: str | None) -> None:
+    with ScriptedService(lambda _: Answer(S_OK, out=said)) as service, RemoteHns(service.address) as hns:
+        with pytest.raises(HnsError):
+            hns.machine()
 
 
 # ---- lines that no good client sends ----

@@ -8,18 +8,20 @@ handles, hcn.md 1.1).
 from __future__ import annotations
 
 import contextlib
+import json
 import selectors
 import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self, assert_never
 
 from hansa.errors import ConfigError, Fault
 from hansa.hns.api import Guid, Handle, HnsApi, HnsError, HnsKind, HnsVerb, HnsVersion
 from hansa.hns.emulator.wire import (
+    MACHINE_FUNCTION,
     MAX_LINE_BYTES,
     Answer,
     MalformedLine,
@@ -32,6 +34,7 @@ from hansa.hns.emulator.wire import (
     parse_server_address,
 )
 from hansa.hns.record import E_INVALIDARG, E_NOTIMPL, S_OK, write_error_record, write_version_response
+from hansa.net import Address
 
 # What one read of a connection takes at most: calls are short, and lists of objects go the other way.
 _CHUNK_BYTES = 65536
@@ -42,20 +45,26 @@ _CLOSE_WAIT_S = 5.0
 _FUNCTIONS = {verb.function(kind): (verb, kind) for verb in HnsVerb for kind in HnsKind}
 
 
-def serve(api: HnsApi, address: str, *, lock: threading.Lock | None = None) -> Server:
+def serve(
+    api: HnsApi, address: str, *, lock: threading.Lock | None = None, machine: Mapping[Address, str] | None = None
+) -> Server:
     """Serve `api` at `address` (`127.0.0.1:PORT`, port 0 = any free one, or `unix:PATH`) until the result is closed.
 
     lock: held during each call, for callers who use `api` themselves at the same time; None makes one.
+    machine: addresses of the machine that HNS runs on, with MACs, for clients who ask; None = they are not told.
     Raises ConfigError for an address that cannot be used, OSError if the system refuses it.
     """
-    return Server(api, _listen(parse_server_address(address)), lock or threading.Lock())
+    return Server(api, _listen(parse_server_address(address)), lock or threading.Lock(), machine)
 
 
 class Server:
     """A running server; closing it (or leaving its `with` block) ends all connections. The `HnsApi` stays as it is."""
 
-    def __init__(self, api: HnsApi, listener: socket.socket, lock: threading.Lock) -> None:
+    def __init__(
+        self, api: HnsApi, listener: socket.socket, lock: threading.Lock, machine: Mapping[Address, str] | None
+    ) -> None:
         self._api = api
+        self._machine = machine
         self._listener = listener
         self._lock = lock
         self._talks: set[threading.Thread] = set()
@@ -135,6 +144,8 @@ class Server:
             request = decode_request(line)
         except MalformedLine as error:
             return refusal(HnsError("", E_INVALIDARG, str(error)))
+        if request.function == MACHINE_FUNCTION and self._machine is not None:
+            return Answer(S_OK, out=json.dumps({str(address): mac for address, mac in self._machine.items()}))
         with self._lock:
             answer = perform(self._api, request)
         if answer.handle is not None:

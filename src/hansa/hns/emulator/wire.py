@@ -8,6 +8,11 @@
 A request is the function's name and its inputs in the DLL's order: GUIDs and texts as strings, handles as numbers. The
 answer is HRESULT (unsigned), handle, out text and error record, each null where the call gives none. Lines are ASCII
 (everything else escaped, lone surrogates too), so a client needs no UTF-8 decoder to get UTF-16 out of them.
+
+One request is no DLL call: a client on another machine cannot look at the network cards of HNS's own.
+
+    -> ["HansaMachine"]
+    <- [0,null,"{\\"192.0.2.21\\":\\"00-15-5D-20-21-01\\"}",null]
 """
 
 from __future__ import annotations
@@ -21,6 +26,10 @@ from hansa.hns.api import Handle, HResult
 
 # Longest line either side accepts. 50,000 load balancers are a list of 2 MB; a line that is longer is no HNS call.
 MAX_LINE_BYTES = 64 * 1024 * 1024
+
+
+# Out: the addresses of the machine that HNS runs on, each with the MAC of its interface ("" = unknown).
+MACHINE_FUNCTION = "HansaMachine"
 
 
 class MalformedLine(ValueError):

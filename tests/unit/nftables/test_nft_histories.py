@@ -16,7 +16,7 @@ from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.dataplanes.nftables.objects import Chain, Do, Ruleset, Target
 from hansa.dataplanes.nftables.plan import AddElements, DeleteTable, Refused, Transaction
 from hansa.dataplanes.nftables.render import SETS, render
-from hansa.net import IPFamily, Packet
+from hansa.net import IPFamily, Packet, Protocol, parse_address
 from hansa.pipeline import Pipeline
 from hansa.rules.model import Forward, FrontendKey, Rule, RuleChanges, Surroundings
 from hansa.testing import NODE_ADDRESSES, NODE_FACTS, config
@@ -151,7 +151,8 @@ def vandalize_chains(host: MemoryRuleset, chance: object) -> None:
         elif kind == 1:
             table.chains["foreign"] = Chain("foreign", ())
         else:
-            host.tables[family] = Ruleset(family, table.sets[1:], {}, {})
+            fewer = table.sets[1:]
+            host.tables[family] = Ruleset(family, fewer, {}, {one.name: {} for one in fewer if not one.dynamic})
     host.foreign_write()
 
 
@@ -294,3 +295,54 @@ def _chains_of(rules: dict[FrontendKey, Rule | None]) -> set[str]:
     assert not shortfalls
     assert all(isinstance(chain, Chain) for chain in table.chains.values())
     return set(table.chains)
+
+
+def test_loopback_is_on_the_wire_only_behind_the_guard() -> None:
+    """N11: switched off again, by a change or by a restart, the kernel forbids it before the guard goes."""
+    on = replace(surroundings(), localhost_node_ports=True)
+    for restarted in (False, True):
+        host = MemoryRuleset()
+        dataplane = NftablesDataplane(host)
+        host.refuse = {1}
+        dataplane.sync(RuleChanges({}, on, complete=True), now=0, audit=False)
+        assert not host.localhost_routed, "there is no guard yet"
+        dataplane.sync(RuleChanges({}, on), now=1, audit=False)
+        assert host.localhost_routed
+        assert "guard-localhost" in host.tables[IPFamily.IPV4].chains
+        if restarted:
+            dataplane = NftablesDataplane(host)
+        dataplane.sync(RuleChanges({}, surroundings(), complete=True), now=2, audit=False)
+        assert not host.localhost_routed
+        assert "guard-localhost" not in host.tables[IPFamily.IPV4].chains
+
+
+@pytest.mark.parametrize("count", [1, 10, 100])
+def test_the_shape_does_not_grow_with_the_number_of_services(count: int) -> None:
+    """ARCHITECTURE 3: no chain, rule or set per service or endpoint."""
+    one = next(rule for rule in web_rules().values() if rule is not None and rule.key.address is not None)
+    rules = [
+        replace(
+            one,
+            key=FrontendKey(IPFamily.IPV4, parse_address(f"10.96.7.{number}"), Protocol.TCP, 80),
+            owner=one.owner._replace(service=f"web{number}"),
+        )
+        for number in range(count)
+    ]
+    table, _ = render(rules, surroundings(), IPFamily.IPV4)
+    assert len(table.chains) == 7
+    assert sum(len(chain.rules) for chain in table.chains.values()) == 16
+    assert table.sets == SETS
+    assert len(table.elements["slots"]) == 2 * count
+
+
+def test_a_missing_chain_of_the_frame_means_a_new_table() -> None:
+    host = MemoryRuleset()
+    dataplane = NftablesDataplane(host, (IPFamily.IPV4,))
+    dataplane.sync(RuleChanges(web_rules(), surroundings(), complete=True), now=0, audit=False)
+    before = host.tables[IPFamily.IPV4].chains.copy()
+    del host.tables[IPFamily.IPV4].chains["refuse"]
+    host.foreign_write()
+    report = dataplane.sync(RuleChanges({}, surroundings()), now=1, audit=True)
+    (change,) = report.drift
+    assert (change.verb, change.disruptive) == (Verb.REPLACE, True)
+    assert host.tables[IPFamily.IPV4].chains == before

@@ -20,7 +20,7 @@ from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
 from hansa.dataplanes.nftables.objects import TABLE, SetSpec, Value
 from hansa.dataplanes.nftables.plan import Refused, Transaction
-from hansa.dataplanes.nftables.render import SETS, Desired
+from hansa.dataplanes.nftables.render import GUARD, SETS, Delta, Desired
 from hansa.errors import DataplaneError
 from hansa.net import IPFamily
 from hansa.netlink import nftables as nf
@@ -46,8 +46,8 @@ class RulesetHost(Protocol):
     def commit(self, transaction: Transaction) -> None:
         """Apply all of it or, raising Refused, nothing."""
 
-    def route_localhost(self) -> None:
-        """Let packets from 127.0.0.0/8 leave by other interfaces, which localhost node ports need (N11)."""
+    def route_localhost(self, *, allowed: bool) -> None:
+        """Whether packets from 127.0.0.0/8 may leave by other interfaces, which localhost node ports need (N11)."""
 
     def close(self) -> None:
         """Release what the host holds; tables stay."""
@@ -109,9 +109,9 @@ class KernelRuleset:
         except NetlinkError as error:
             raise Refused(_explain(error, batch), error.code) from error
 
-    def route_localhost(self) -> None:
+    def route_localhost(self, *, allowed: bool) -> None:
         try:
-            ROUTE_LOCALNET.write_text("1", encoding="ascii")
+            ROUTE_LOCALNET.write_text("1" if allowed else "0", encoding="ascii")
         except OSError as error:
             raise DataplaneError(f"{ROUTE_LOCALNET} cannot be set: {error}") from error
 
@@ -159,6 +159,7 @@ class NftablesDataplane:
         self._host = host
         self._families = {family: _Family(Desired(family)) for family in families}
         self._generation: int | None = None
+        self._localhost_routed = False
 
     def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
         """See `Dataplane.sync`. Results name frontends; when a table is mended as a whole, tables, chains and sets."""
@@ -167,14 +168,14 @@ class NftablesDataplane:
         before = self._note_foreign_writes(work)
         for family, one in self._families.items():
             try:
-                self._sync_family(family, one, changes, work, audit=audit)
+                self._sync_family(one, changes, work, audit=audit)
             except DataplaneError as error:
                 one.trusted = False
                 work.conditions.append(f"{family}: {error}")
                 if not isinstance(error, Refused):
                     state = HostState.UNAVAILABLE
         if changes.surroundings.localhost_node_ports:
-            self._route_localhost(work)
+            self._allow_localhost(work, audit=audit)
         self._expect_generation(before, work)
         pending = tuple(f"{family} table" for family, one in self._families.items() if not one.trusted)
         return SyncReport(
@@ -205,7 +206,7 @@ class NftablesDataplane:
         """See `Dataplane.close`."""
         self._host.close()
 
-    def _sync_family(self, family: IPFamily, one: _Family, changes: RuleChanges, work: _Work, *, audit: bool) -> None:
+    def _sync_family(self, one: _Family, changes: RuleChanges, work: _Work, *, audit: bool) -> None:
         rules, surroundings = changes.rules, changes.surroundings
         if not one.trusted:
             one.desired.replace(rules, surroundings, complete=changes.complete)
@@ -215,20 +216,24 @@ class NftablesDataplane:
         existing = one.desired.chain_names
         delta = one.desired.take(rules, surroundings, complete=changes.complete)
         if not delta.empty:
-            step = planning.transaction(family, delta, existing)
             try:
-                self._commit(step, work)
-            except Refused as error:
-                # The table is not what we thought: someone else wrote. Read it back and mend it at once.
-                work.conditions.append(f"{family}: {error}; the table is read back")
-                one.trusted = False
-                try:
-                    self._mend(one, work, drift=True)
-                except DataplaneError as second:
-                    work.results += [Result(change, Outcome.FAILED, str(second)) for change in asked]
-                    raise
-            work.results += [Result(change, Outcome.DONE) for change in asked]
+                self._send_delta(one, delta, existing, work)
+            except DataplaneError as error:
+                work.results += [Result(change, Outcome.FAILED, str(error)) for change in asked]
+                raise
+        work.results += [Result(change, Outcome.DONE) for change in asked]
         if audit and one.doubted:
+            self._mend(one, work, drift=True)
+
+    def _send_delta(self, one: _Family, delta: Delta, existing: frozenset[str], work: _Work) -> None:
+        family = one.desired.family
+        if GUARD in delta.gone:
+            self._forbid_localhost(work)
+        try:
+            self._commit(planning.transaction(family, delta, existing), work)
+        except Refused as error:
+            # The table is not what we thought: someone else wrote. Read it back and mend it at once.
+            work.conditions.append(f"{family}: {error}; the table is read back")
             self._mend(one, work, drift=True)
 
     def _mend(self, one: _Family, work: _Work, *, drift: bool) -> None:
@@ -242,6 +247,8 @@ class NftablesDataplane:
         one.seen = True
         ruleset = one.desired.whole()
         step, changes = planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))
+        if read is not None and GUARD in read.chains and GUARD not in ruleset.chains:
+            self._forbid_localhost(work)
         if step:
             try:
                 self._commit(step, work)
@@ -275,12 +282,23 @@ class NftablesDataplane:
         """If the count rose by more than our own transactions, someone wrote meanwhile."""
         self._generation = None if before is None else before + work.commits
 
-    def _route_localhost(self, work: _Work) -> None:
+    def _allow_localhost(self, work: _Work, *, audit: bool) -> None:
+        """Once the guard is in place, and at every audit, for the setting may be changed by others."""
+        guarded = (one := self._families.get(IPFamily.IPV4)) is not None and one.trusted
+        if not guarded or (self._localhost_routed and not audit):
+            return
         try:
             work.calls += 1
-            self._host.route_localhost()
+            self._host.route_localhost(allowed=True)
+            self._localhost_routed = True
         except DataplaneError as error:
             work.conditions.append(str(error))
+
+    def _forbid_localhost(self, work: _Work) -> None:
+        """Before the guard goes: an earlier run, or the settings until now, had localhost node ports."""
+        work.calls += 1
+        self._host.route_localhost(allowed=False)
+        self._localhost_routed = False
 
     def _shortfalls(self) -> tuple[Shortfall, ...]:
         return tuple(

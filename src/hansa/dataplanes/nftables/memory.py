@@ -87,8 +87,8 @@ class MemoryRuleset:
             self.tables[family] = table
         self._generation += 1
 
-    def route_localhost(self) -> None:
-        self.localhost_routed = True
+    def route_localhost(self, *, allowed: bool) -> None:
+        self.localhost_routed = allowed
 
     def close(self) -> None:
         """Nothing is held."""

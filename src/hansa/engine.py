@@ -22,8 +22,8 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypedDict, TypeVar, assert_never
@@ -411,18 +411,10 @@ async def run(engine: Engine) -> int | None:
     """
     loop = asyncio.get_running_loop()
     received: list[int] = []
-    old_handlers: dict[int, object] = {}
 
     def end(number: int) -> None:
         received.append(number)
-        restore()
-        _logger.info("stopping signal=%s", signal.Signals(number).name)
         engine.stop()
-
-    def restore() -> None:
-        while old_handlers:
-            number, handler = old_handlers.popitem()
-            signal.signal(number, handler)  # type: ignore[arg-type]
 
     def first_lists_are_in(*_: object) -> None:
         """What is held now stays: taking it out of the collector's sight makes each later collection cheap."""
@@ -436,15 +428,46 @@ async def run(engine: Engine) -> int | None:
     gc.disable()
     engine.on_sync(first_lists_are_in)
     loop.call_later(COLLECT_AFTER_S, first_lists_are_in)
+    try:
+        with _ending_signals(end):
+            await engine.run()
+    finally:
+        gc.enable()
+    return received[0] if received else None
+
+
+async def wait_for_signal() -> int:
+    """Return the number of the first signal that tells the process to end. For the main thread."""
+    received: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    with _ending_signals(received.set_result):
+        return await received
+
+
+@contextmanager
+def _ending_signals(told: Callable[[int], None]) -> Iterator[None]:
+    """Have `told` called in the event loop with the first of these signals; a second one has the system's effect."""
+    loop = asyncio.get_running_loop()
+    old_handlers: dict[int, object] = {}
+
+    def end(number: int) -> None:
+        if not old_handlers:
+            return  # two came at once
+        restore()
+        _logger.info("stopping signal=%s", signal.Signals(number).name)
+        told(number)
+
+    def restore() -> None:
+        while old_handlers:
+            number, handler = old_handlers.popitem()
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
     # `signal.signal` rather than the loop's own way, which Windows does not have.
     for number in _ENDING_SIGNALS:
         old_handlers[number] = signal.signal(number, lambda got, _: loop.call_soon_threadsafe(end, got))
     try:
-        await engine.run()
+        yield
     finally:
         restore()
-        gc.enable()
-    return received[0] if received else None
 
 
 def reached_host(report: SyncReport) -> bool:

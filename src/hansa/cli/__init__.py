@@ -18,8 +18,8 @@ EXIT_CODES = {
     3: "the source of objects cannot be read",
     4: "the host refused or cannot be reached",
     5: "`plan --exit-code`: something would change",
-    130: "`run`: ended by an interrupt (SIGINT); rules stay in place",
-    143: "`run`: ended by SIGTERM; rules stay in place",
+    130: "`run`, `hns serve`: ended by an interrupt (SIGINT); rules stay in place",
+    143: "`run`, `hns serve`: ended by SIGTERM; rules stay in place",
 }
 
 

@@ -258,6 +258,7 @@ def hns_serve(
     node_name: NodeName = "",
 ) -> None:
     """Offer an emulated HNS to other programs, one line of JSON per call, until a signal ends it."""
+    from hansa.engine import wait_for_signal
     from hansa.hns.emulator.server import serve
     from hansa.lab.cni import add_local_pods
 
@@ -270,7 +271,8 @@ def hns_serve(
         add_local_pods(host.emulator, changes, read.config.node_name)
     with serve(host.api, listen, machine=host.machine()) as server:
         print(f"serving HNS at {server.address}", flush=True)
-        server.wait()
+        ended_by = asyncio.run(wait_for_signal())
+    raise typer.Exit(128 + ended_by)
 
 
 @app.command()

@@ -157,8 +157,9 @@ def test_a_server_that_is_not_told_its_machine_says_so(server: Server) -> None:
 @pytest.mark.parametrize("said", [None, "", "[]", '{"nowhere": "00-15-5D-20-21-01"}'])
 def test_an_answer_about_the_machine_that_makes_no_sense_is_an_error(said: str | None) -> None:
     with ScriptedService(lambda _: Answer(S_OK, out=said)) as service, RemoteHns(service.address) as hns:
+        asking = hns.machine
         with pytest.raises(HnsError):
-            hns.machine()
+            asking()
 
 
 # ---- lines that no good client sends ----

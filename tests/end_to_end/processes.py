@@ -1,0 +1,96 @@
+"""The `hansa` command as people run it: processes, what they print, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tests.end_to_end.stage import WITHIN_S, until
+
+HANSA = Path(sys.executable).with_name("hansa")
+
+
+class Command:
+    """A running `hansa ...`; what it prints goes to files, so that it never waits for a reader."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path, number: int) -> None:
+        self.process = process
+        self._out = folder / f"{number}.out"
+        self._err = folder / f"{number}.err"
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text(encoding="utf-8")
+
+    @property
+    def log(self) -> list[str]:
+        """Lines on standard error, without their time."""
+        lines = self._err.read_text(encoding="utf-8").splitlines()
+        return [line.split(" ", 2)[2] if line[:1].isdigit() else line for line in lines]
+
+    async def ended(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), WITHIN_S)
+
+    async def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return await self.ended()
+
+    def kill(self) -> None:
+        """As the system does when it is out of memory: nothing can be tidied up. From any thread."""
+        os.kill(self.process.pid, signal.SIGKILL)
+
+    async def says(self, text: str) -> None:
+        await until(lambda: any(text in line for line in (*self.log, *self.out.splitlines())), f"{text} in {self.log}")
+
+
+class Shell:
+    """Starts commands in a folder, and ends those that are left."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._commands: list[Command] = []
+
+    async def hansa(self, *arguments: object, environment: dict[str, str] | None = None) -> Command:
+        number = len(self._commands) + 1
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+        with open(self._folder / f"{number}.out", "wb") as out, open(self._folder / f"{number}.err", "wb") as err:
+            process = await asyncio.create_subprocess_exec(
+                HANSA,
+                *map(str, arguments),
+                cwd=self._folder,
+                env={**inherited, **(environment or {})},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        command = Command(process, self._folder, number)
+        self._commands.append(command)
+        return command
+
+    async def output(self, *arguments: object, environment: dict[str, str] | None = None) -> str:
+        """What a command prints that ends by itself, and well."""
+        command = await self.hansa(*arguments, environment=environment)
+        code = await command.ended()
+        assert code == 0, command.log
+        return command.out
+
+    async def close(self) -> None:
+        for command in self._commands:
+            if command.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    command.process.kill()
+                await command.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def shell(folder: Path) -> AsyncIterator[Shell]:
+    made = Shell(folder)
+    try:
+        yield made
+    finally:
+        await made.close()

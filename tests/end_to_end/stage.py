@@ -41,12 +41,12 @@ HOUR = 3600.0
 WRITE_VERBS = (HnsVerb.CREATE, HnsVerb.MODIFY, HnsVerb.DELETE)
 
 
-async def until(reached: Callable[[], bool], what: str = "") -> None:
+async def until(reached: Callable[[], bool], what: str = "", *, every_s: float = POLL_S) -> None:
     """Look until it is so; for what nobody announces. Fails after WITHIN_S."""
     try:
         async with asyncio.timeout(WITHIN_S):
             while not reached():
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(every_s)
     except TimeoutError:
         raise AssertionError(f"not within {WITHIN_S:g} s: {what or reached}") from None
 

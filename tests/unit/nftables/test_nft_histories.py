@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,15 +11,18 @@ from hypothesis import strategies as st
 from tests.nft_comparing import check_packet
 from tests.strategies import Cluster, changes, clusters, packets
 
-from hansa.dataplanes.base import HostState, Outcome, Verb
+from hansa.api.change import Change
+from hansa.config import Config
+from hansa.dataplanes.base import HostState, Outcome, SyncReport, Verb
 from hansa.dataplanes.nftables.apply import NftablesDataplane
 from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.dataplanes.nftables.objects import Chain, Do, Ruleset, Target
 from hansa.dataplanes.nftables.plan import AddElements, DeleteTable, Refused, Transaction
-from hansa.dataplanes.nftables.render import SETS, render
+from hansa.dataplanes.nftables.render import MAX_NUMBERED, SETS, Ids, render
 from hansa.net import IPFamily, Packet, Protocol, parse_address
 from hansa.pipeline import Pipeline
-from hansa.rules.model import Forward, FrontendKey, Rule, RuleChanges, Surroundings
+from hansa.rules.model import Because, Forward, FrontendKey, Rule, RuleChanges, Surroundings
+from hansa.services.model import Endpoint, ServicePortName
 from hansa.testing import NODE_ADDRESSES, NODE_FACTS, config
 
 DETECTORS = st.sampled_from(
@@ -58,13 +62,13 @@ class Node:
         self.dataplane = NftablesDataplane(self.host)
         self.now = 0.0
 
-    def sync(self, *, audit: bool = False) -> None:
-        """As the engine does it: changes that a failed sync took in are not sent again."""
+    def sync(self, *, audit: bool = False) -> list[SyncReport]:
+        """As the engine does it: changes that a failed sync took in are not sent again. [] = nothing to send."""
         message = self.pipeline.take()
         if message is None:
-            return
+            return []
         self.now += 1.0
-        self.dataplane.sync(message, now=self.now, audit=audit)
+        return [self.dataplane.sync(message, now=self.now, audit=audit)]
 
     def settle(self) -> None:
         message = RuleChanges({}, self.pipeline.surroundings)
@@ -92,8 +96,8 @@ EVENTS = st.one_of(
 
 
 @given(clusters(), DETECTORS, st.lists(EVENTS, max_size=20), st.randoms(use_true_random=False))
-def test_every_history_ends_alike(cluster: Cluster, settings: object, events: list, chance: object) -> None:
-    node = Node(Pipeline(settings, NODE_ADDRESSES))  # type: ignore[arg-type]
+def test_every_history_ends_alike(cluster: Cluster, settings: Config, events: list, chance: random.Random) -> None:
+    node = Node(Pipeline(settings, NODE_ADDRESSES))
     node.pipeline.apply(cluster.changes)
     node.sync()
     for event in events:
@@ -128,12 +132,12 @@ def restart(node: Node) -> None:
         node.dataplane.sync(everything, now=node.now, audit=False)
 
 
-def vandalize_elements(host: MemoryRuleset, chance: object) -> None:
+def vandalize_elements(host: MemoryRuleset, chance: random.Random) -> None:
     for table in host.tables.values():
         for name, elements in table.elements.items():
             spec = table.spec(name)
             for key in list(elements)[:2]:
-                if chance.random() < 0.5:  # type: ignore[attr-defined]
+                if chance.random() < 0.5:
                     del elements[key]
                 elif spec.verdicts:
                     elements[key] = Target(Do.ACCEPT)
@@ -142,10 +146,10 @@ def vandalize_elements(host: MemoryRuleset, chance: object) -> None:
     host.foreign_write()
 
 
-def vandalize_chains(host: MemoryRuleset, chance: object) -> None:
+def vandalize_chains(host: MemoryRuleset, chance: random.Random) -> None:
     for family, table in list(host.tables.items()):
-        name = chance.choice(sorted(table.chains))  # type: ignore[attr-defined]
-        kind = chance.randrange(3)  # type: ignore[attr-defined]
+        name = chance.choice(sorted(table.chains))
+        kind = chance.randrange(3)
         if kind == 0:
             table.chains[name] = replace(table.chains[name], rules=())
         elif kind == 1:
@@ -157,8 +161,8 @@ def vandalize_chains(host: MemoryRuleset, chance: object) -> None:
 
 
 @given(clusters(), DETECTORS, st.lists(packets(), min_size=5, max_size=15))
-def test_random_packets_meet_what_the_rules_say(cluster: Cluster, settings: object, some: list[Packet]) -> None:
-    node = Node(Pipeline(settings, NODE_ADDRESSES))  # type: ignore[arg-type]
+def test_random_packets_meet_what_the_rules_say(cluster: Cluster, settings: Config, some: list[Packet]) -> None:
+    node = Node(Pipeline(settings, NODE_ADDRESSES))
     node.pipeline.apply(cluster.changes)
     node.sync()
     for packet in some:
@@ -346,3 +350,62 @@ def test_a_missing_chain_of_the_frame_means_a_new_table() -> None:
     (change,) = report.drift
     assert (change.verb, change.disruptive) == (Verb.REPLACE, True)
     assert host.tables[IPFamily.IPV4].chains == before
+
+
+@given(clusters(), DETECTORS, st.lists(st.one_of(changes(), st.just("sync")), max_size=15))
+def test_without_faults_nothing_is_refused(cluster: Cluster, settings: Config, events: list[Change | str]) -> None:
+    """Every difference is in an order that nftables accepts, and says nothing twice."""
+    node = Node(Pipeline(settings, NODE_ADDRESSES))
+    node.pipeline.apply(cluster.changes)
+    node.sync()
+    for event in [*events, "sync"]:
+        if isinstance(event, str):
+            for report in node.sync():
+                assert report.conditions == ()
+        else:
+            node.pipeline.apply([event])
+    node.check()
+
+
+def test_a_number_is_not_given_back_to_an_endpoint_that_returns() -> None:
+    """Y7: what clients remember of a removed endpoint leads nowhere, even when the endpoint comes back."""
+    owner = ServicePortName("d", "web", "http", Protocol.TCP)
+    one, other = (Endpoint(parse_address(text), 8080) for text in ("10.1.1.11", "10.1.1.12"))
+    ids = Ids()
+    before = ids.of(owner, [one, other])
+    ids.release(owner, [other])
+    after = ids.of(owner, [one, other])
+    assert before is not None
+    assert after is not None
+    assert before[1] == after[1], "an endpoint that stays keeps its number"
+    assert before[0] != after[0]
+    assert {number >> 16 for number in (*before, *after)} == {before[0] >> 16}
+
+
+def test_numbers_are_found_again_after_a_restart() -> None:
+    """A table that is there decides, also where numbers depend on what happened before."""
+    owner = ServicePortName("d", "web", "http", Protocol.TCP)
+    one = Endpoint(parse_address("10.1.1.11"), 8080)
+    ids = Ids()
+    ids.of(owner, [one])
+    ids.release(owner, [])
+    moved = ids.of(owner, [one])
+    fresh = Ids()
+    assert moved is not None
+    assert fresh.of(owner, [one]) != moved
+    adopted = Ids()
+    adopted.adopt(owner, moved[0], str(one))
+    assert adopted.of(owner, [one]) == moved
+
+
+def test_numbers_run_out_as_a_shortfall() -> None:
+    """More endpoints with affinity than there are numbers: balanced, not remembered, and said so."""
+    rule = next(rule for rule in web_rules(affinity_timeout_s=60).values() if rule is not None)
+    many = tuple(Endpoint(parse_address("10.1.1.11"), port) for port in range(1, MAX_NUMBERED + 1))
+    more = (*many, Endpoint(parse_address("10.1.1.12"), 1))
+    forward = Forward(more, True, Because.CLUSTER_POLICY)
+    table, shortfalls = render(
+        [replace(rule, pod=forward, node=forward, outside=forward)], surroundings(), IPFamily.IPV4
+    )
+    assert {one.feature for one in shortfalls} == {"session-affinity"}
+    assert any(name.endswith(f"-{len(more)}") and "sticky" not in name for name in table.chains)

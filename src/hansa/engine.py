@@ -23,10 +23,11 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypedDict, TypeVar, assert_never
+from typing import Any, Protocol, TypedDict, TypeVar, assert_never
 
 from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
 from hansa.api.objects import Node, ObjectKey
@@ -410,6 +411,7 @@ async def run(engine: Engine) -> int | None:
     For the main thread. A second signal while the last sync is being waited for has the system's own effect.
     """
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(_DaemonThreads())
     received: list[int] = []
 
     def end(number: int) -> None:
@@ -540,6 +542,33 @@ class _Worker:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+
+
+class _DaemonThreads(ThreadPoolExecutor):
+    """A thread of its own for each job, for which the end of the process does not wait.
+
+    asyncio looks up names and reads files in threads; neither a dead name server nor a dead file share may hold up the
+    end (operations.md 16). The stock executor is waited for twice: by the event loop and by the interpreter.
+    """
+
+    def submit(self, job: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        answer: Future[_T] = Future()
+
+        def work() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                result = job(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the job was asked for
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        threading.Thread(target=work, name="hansa-blocking", daemon=True).start()
+        return answer
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """There is nothing to wait for."""
 
 
 def _give(answer: asyncio.Future[_T], result: _T) -> None:

@@ -236,3 +236,28 @@ users: [{name: u, user: {token: a, username: b, client-certificate: client.crt}}
             "users[0].user.client-key: is missing (certificate and key are needed together)",
             "users[0].user: gives token and username, of which only one can be used (leave the others out)",
         ]
+
+
+STUCK_RESOLVER = """
+import socket, sys, time
+
+def lookup(*arguments, **options):
+    print("looking up", arguments[0], file=sys.stderr, flush=True)
+    time.sleep(600)
+
+socket.getaddrinfo = lookup
+"""
+
+
+async def test_a_dead_name_server_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """operations.md 16: a service is given seconds to end, and the system waits for an answer for far longer."""
+    (tmp_path / "sitecustomize.py").write_text(STUCK_RESOLVER)
+    with serve(fresh_node(cluster()), f"unix:{tmp_path}/node.sock") as hns:
+        async with shell(tmp_path) as on:
+            run = await on.hansa(
+                *("run", "--master", "https://api.example.test:6443", "--node-name", NODE_NAME),
+                *("--hns", f"remote:{hns.address}"),
+                environment={"PYTHONPATH": str(tmp_path)},
+            )
+            await run.says("looking up api.example.test")
+            assert await run.terminate() == 143

@@ -25,12 +25,7 @@ _TEXT_BYTES = 200  # more than pid and purpose need
 
 def default_path() -> Path:
     """Windows: under ProgramData. Elsewhere /run/hansa, or, for others than root, a folder of their own."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "hansa" / FILE_NAME
-    else:
-        user = os.geteuid()
-        folder = Path("/run/hansa") if user == 0 else Path(tempfile.gettempdir()) / f"hansa-{user}"
-        return folder / FILE_NAME
+    return _folder() / FILE_NAME
 
 
 class HostLock:
@@ -92,6 +87,9 @@ def _read(file: int) -> str:
 if sys.platform == "win32":
     import msvcrt
 
+    def _folder() -> Path:
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "hansa"
+
     def _try_lock(file: int) -> bool:
         os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
         try:
@@ -101,6 +99,10 @@ if sys.platform == "win32":
         return True
 else:
     import fcntl
+
+    def _folder() -> Path:
+        user = os.geteuid()
+        return Path("/run/hansa") if user == 0 else Path(tempfile.gettempdir()) / f"hansa-{user}"
 
     def _try_lock(file: int) -> bool:
         try:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hansa.lock import HostLock
 
 HOLDER = """
 import sys
+import tempfile
 from pathlib import Path
 from hansa.lock import HostLock
 with HostLock(Path(sys.argv[1]), "hansa run"):
@@ -105,5 +107,5 @@ def test_the_default_path_depends_on_who_runs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int, folder: str
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(lock.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert lock.default_path() == Path(folder.replace("TMP", str(tmp_path))) / "hansa.lock"

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -38,6 +39,7 @@ LIMIT_S = 5.0
 Result = TypeVar("Result")
 
 
+@cache
 def missing() -> str:
     """Why these tests cannot run here, "" if they can."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:

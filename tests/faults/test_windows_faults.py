@@ -175,6 +175,26 @@ def test_rejected_waits_for_other_content() -> None:
     assert node.sync().ok
 
 
+def test_a_frontend_in_backoff_whose_backends_vanish_is_no_longer_missing() -> None:
+    """I15: what waits for its retry is judged by what is desired now."""
+    node = l2_node(make_rule("10.96.0.10:80", local(f"{POD}:80")))
+    refuse(node, 0x8007000E, HnsVerb.CREATE, HnsKind.LOAD_BALANCER)
+    assert node.sync().pending == ("10.96.0.10:80/tcp",)
+    pod = node.endpoint_at(POD)
+    assert pod is not None
+    node.emulator.remove(HnsKind.ENDPOINT, pod.guid)
+    assert node.audit().pending == ()
+
+
+def test_rejected_is_tried_again_when_its_backends_change() -> None:
+    """H.6: the host has changed, and with it the document."""
+    node = l2_node(make_rule("10.96.0.10:80", local(f"{POD}:80", "10.40.3.11:80")))
+    refuse(node, 0x803B000D, HnsVerb.CREATE, HnsKind.LOAD_BALANCER)
+    node.sync()
+    node.emulator.add_pod("10.40.3.11")
+    assert node.audit().ok
+
+
 # --- HNS away ---
 
 

@@ -508,6 +508,8 @@ class Run:
 
     def add_foreign(self, what: str) -> None:
         network = self.emulator.networks()[0]
+        if what == "held" and not self.emulator.build.echoes_owner:
+            return  # nothing would tell it from what a service proxy has left: it would be taken over, and rightly so
         if what == "endpoint":  # at an address that rules use, but with somebody else's MAC and mark
             address = parse_address(ELSEWHERE[2])
             if any(address in each.addresses for each in self.emulator.endpoints()):

@@ -165,6 +165,11 @@ class WindowsDataplane:
         """These places are looked at in this pass, whatever they waited for: what is wanted, or there, has changed."""
         for key in (*touched.frontends, *touched.addresses, *touched.strays):
             self._backoff.clear(key)
+        for address in touched.addresses:
+            for user in self._wanted.users(address):
+                retry = self._backoff.get(user)
+                if retry is not None and retry.error_class is ErrorClass.REJECTED:
+                    self._backoff.clear(user)  # it is another document now
         self._dirty.add(touched)
 
     def _touch_everything(self) -> None:

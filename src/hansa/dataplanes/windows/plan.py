@@ -72,7 +72,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in order, and every frontend and address that was looked at."""
+    """Steps in order, and every frontend and address that something may have changed for, due or not."""
 
     steps: tuple[Step, ...]
     frontends: Set[FrontendKey]
@@ -87,7 +87,8 @@ def make_plan(situation: Situation, work: Work) -> Plan:
     """Steps for the given places and for everything that depends on them; equal input gives equal steps."""
     frontends, addresses = _widened(situation, work)
     places = _Places(situation, work.blocked)
-    plans = [plan_frontend(situation, each, hopeful=places) for each in sorted(frontends, key=frontend_order)]
+    due = sorted((each for each in frontends if each not in work.blocked), key=frontend_order)
+    plans = [plan_frontend(situation, each, hopeful=places) for each in due]
     critical: set[Address] = set()
     for plan in plans:
         addresses.update(plan.missing)
@@ -137,14 +138,14 @@ class _Places:
 
 
 def _widened(situation: Situation, work: Work) -> tuple[set[FrontendKey], set[Address]]:
-    """Add every frontend that uses a touched address, by desire or in fact; leave out what is not due."""
+    """Add every frontend that uses a touched address, by desire or in fact."""
     frontends = set(work.touched.frontends)
     for address in work.touched.addresses:
         frontends |= situation.wanted.users(address)
         for endpoint in situation.observed.at_address(address):
             for guid in situation.observed.references(endpoint.guid):
                 frontends.update(situation.observed.claims(guid))
-    return {each for each in frontends if each not in work.blocked}, set(work.touched.addresses)
+    return frontends, set(work.touched.addresses)
 
 
 def _released(situation: Situation, plan: FrontendPlan) -> Iterator[Address]:

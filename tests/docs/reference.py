@@ -18,7 +18,7 @@ from typer.core import TyperArgument, TyperGroup, TyperOption
 import hansa
 from hansa import cli, config
 from hansa.cli.app import app
-from hansa.dataplanes.windows.apply import FIRST_PROBE_S, LONGEST_PROBE_S
+from hansa.dataplanes.windows.sight import FIRST_PROBE_S, LONGEST_PROBE_S
 from hansa.dataplanes.windows.backoff import NEVER, PACES
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER
 from hansa.hns.emulator.builds import BUILDS, SWITCHES, Build

@@ -428,6 +428,14 @@ def read_rule(payload_bytes: bytes) -> tuple[str, str, RawRule]:
     return read_text(found[1]), read_text(found[2]), RawRule(expressions, read_comment(found.get(7, b"")))
 
 
+GROUP = 7  # the multicast group that tells of every committed transaction
+
+
+def read_table(payload_bytes: bytes) -> tuple[int, str]:
+    """(family, table) that a notice is about; every kind of object names its table in the same attribute."""
+    return payload_bytes[0], read_text(dict(attributes(payload_bytes, 4))[1])
+
+
 def read_generation(payload_bytes: bytes) -> int:
     """The number that every committed transaction of anybody raises by one."""
     return read_be32(dict(attributes(payload_bytes, 4))[1])

@@ -19,6 +19,8 @@ NETLINK_NETFILTER = 12
 SOL_NETLINK = 270
 NETLINK_EXT_ACK = 11  # errors carry the kernel's words
 NETLINK_CAP_ACK = 10  # errors do not repeat the request
+NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_DROP_MEMBERSHIP = 2
 
 # A batch is one datagram; 100,000 map elements are 6 MB, and the kernel accounts about twice the payload.
 SEND_BUFFER_BYTES = 64 << 20
@@ -64,6 +66,28 @@ class NetfilterSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+    @property
+    def port(self) -> int:
+        """The number by which the kernel knows this socket; messages that it caused carry it."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
+    def join(self, group: int) -> None:
+        """Receive the notices of a multicast group from now on."""
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+
+    def leave(self, group: int) -> None:
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, group)
+
+    def notices(self) -> list[codec.Message] | None:
+        """What has arrived from groups, without waiting; None if some was lost for lack of room."""
+        try:
+            return [one for data in self._drain() for one in codec.messages(data)]
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return None
+            raise DataplaneError(f"no notices from the kernel: {error}") from error
 
     def next_sequence(self) -> int:
         """A sequence number that no other request of this socket has."""

@@ -1,8 +1,8 @@
 """The nftables dataplane and its host: reading the table back, sending one transaction, and when to do which.
 
-A sync sends the difference that the changed rules make. The kernel counts every transaction of anybody; as long as
-nobody else wrote, an audit is one question. After a foreign write, a refusal, or at the start, the table is read back,
-compared whole, and mended; a table that is already as desired is left untouched.
+A sync sends the difference that the changed rules make. The kernel counts every transaction of anybody, and tells which
+tables it was about; as long as nobody else wrote to ours, an audit is one question. After a foreign write to it, a
+refusal, or at the start, the table is read back, compared whole, and mended; one that is as desired is left untouched.
 Evidence: ARCHITECTURE sections 1 and 3; libraries section 5.
 """
 
@@ -40,6 +40,12 @@ class RulesetHost(Protocol):
     def generation(self) -> int:
         """A number that every transaction of anybody raises by one."""
 
+    def touched_by_others(self) -> frozenset[IPFamily]:
+        """The families whose table others may have changed since the last call; all of them at the first one.
+
+        Says rather too many than too few: what cannot be told is touched.
+        """
+
     def read(self, family: IPFamily) -> wire.Found | None:
         """hansa's own table of the family, None if there is none. Other tables are never listed."""
 
@@ -58,6 +64,11 @@ class KernelRuleset:
 
     def __init__(self) -> None:
         self._socket = NetfilterSocket()
+        self._events = NetfilterSocket()
+        self._events.join(nf.GROUP)
+        # Every transaction up to this generation is either ours or was looked at; None = some was missed.
+        self._accounted: int | None = None
+        self._touched: set[IPFamily] = set()
         self._specs: dict[str, SetSpec] = {spec.name: spec for spec in SETS}
 
     def generation(self) -> int:
@@ -101,7 +112,43 @@ class KernelRuleset:
             found.update(wire.decode_elements(spec, reply.payload, family))
         return found
 
+    def touched_by_others(self) -> frozenset[IPFamily]:
+        self._look_at_events()
+        generation = self.generation()
+        # The notice of a transaction comes a moment after its number counts.
+        complete = self._accounted == generation
+        touched = frozenset(self._touched) if complete else frozenset(IPFamily)
+        self._accounted = generation
+        self._touched.clear()
+        return touched
+
+    def _look_at_events(self) -> None:
+        notices = self._events.notices()
+        if notices is None:
+            self._accounted = None
+        for notice in notices or ():
+            if notice.type == nf.message_type(nf.NEW_GENERATION):
+                number = nf.read_generation(notice.payload)
+                if self._accounted is not None and number > self._accounted:
+                    self._accounted = number if number == self._accounted + 1 else None
+            else:
+                family, table = nf.read_table(notice.payload)
+                if table == TABLE:
+                    self._touched.update(one for one in IPFamily if wire.family_number(one) == family)
+
     def commit(self, transaction: Transaction) -> None:
+        # Our own notices are not wanted: they would be as large as the transaction.
+        self._look_at_events()
+        self._events.leave(nf.GROUP)
+        try:
+            self._commit(transaction)
+        finally:
+            self._events.join(nf.GROUP)
+        if self._accounted is not None:
+            generation = self.generation()
+            self._accounted = generation if generation == self._accounted + 1 else None
+
+    def _commit(self, transaction: Transaction) -> None:
         batch = wire.encode_transaction(transaction, self._specs, self._socket.next_sequence())
         self._socket.skip_to(batch.last_sequence + 2)
         try:
@@ -117,6 +164,7 @@ class KernelRuleset:
 
     def close(self) -> None:
         self._socket.close()
+        self._events.close()
 
 
 def _explain(error: NetlinkError, batch: wire.Batch) -> str:
@@ -147,7 +195,6 @@ class _Work:
     drift: list[Change] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
     calls: int = 0
-    commits: int = 0
 
 
 class NftablesDataplane:
@@ -158,14 +205,13 @@ class NftablesDataplane:
     def __init__(self, host: RulesetHost, families: Sequence[IPFamily] = tuple(IPFamily)) -> None:
         self._host = host
         self._families = {family: _Family(Desired(family)) for family in families}
-        self._generation: int | None = None
         self._localhost_routed = False
 
     def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
         """See `Dataplane.sync`. Results name frontends; when a table is mended as a whole, tables, chains and sets."""
         work = _Work()
         state = HostState.HEALTHY
-        before = self._note_foreign_writes(work)
+        self._note_foreign_writes(work)
         for family, one in self._families.items():
             try:
                 self._sync_family(one, changes, work, audit=audit)
@@ -176,7 +222,6 @@ class NftablesDataplane:
                     state = HostState.UNAVAILABLE
         if changes.surroundings.localhost_node_ports:
             self._allow_localhost(work, audit=audit)
-        self._expect_generation(before, work)
         pending = tuple(f"{family} table" for family, one in self._families.items() if not one.trusted)
         return SyncReport(
             state=state,
@@ -263,24 +308,16 @@ class NftablesDataplane:
     def _commit(self, step: Transaction, work: _Work) -> None:
         work.calls += 1
         self._host.commit(step)
-        work.commits += 1
 
-    def _note_foreign_writes(self, work: _Work) -> int | None:
-        """The generation before this sync; None if the host does not tell."""
+    def _note_foreign_writes(self, work: _Work) -> None:
+        work.calls += 1
         try:
-            work.calls += 1
-            before = self._host.generation()
+            touched = self._host.touched_by_others()
         except DataplaneError as error:
             work.conditions.append(str(error))
-            before = None
-        if before is None or before != self._generation:
-            for one in self._families.values():
-                one.doubted = True
-        return before
-
-    def _expect_generation(self, before: int | None, work: _Work) -> None:
-        """If the count rose by more than our own transactions, someone wrote meanwhile."""
-        self._generation = None if before is None else before + work.commits
+            touched = frozenset(self._families)
+        for family in touched & self._families.keys():
+            self._families[family].doubted = True
 
     def _allow_localhost(self, work: _Work, *, audit: bool) -> None:
         """Once the guard is in place, and at every audit, for the setting may be changed by others."""

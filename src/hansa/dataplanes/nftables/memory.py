@@ -60,13 +60,19 @@ class MemoryRuleset:
         self.commits = 0
         self.localhost_routed = False
         self._generation = 1
+        self._touched = set(IPFamily)
+
+    def touched_by_others(self) -> frozenset[IPFamily]:
+        touched, self._touched = frozenset(self._touched), set()
+        return touched
 
     def generation(self) -> int:
         return self._generation
 
     def foreign_write(self) -> None:
-        """Someone else committed a transaction."""
+        """Someone else committed a transaction about these tables."""
         self._generation += 1
+        self._touched = set(IPFamily)
 
     def read(self, family: IPFamily) -> wire.Found | None:
         table = self.tables.get(family)

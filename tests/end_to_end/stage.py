@@ -136,6 +136,7 @@ class Stage:
     lock: threading.Lock
     engine: Engine
     network: PodNetwork
+    source: KubernetesSource
     records: list[SyncRecord] = field(default_factory=list)
     _ran: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -156,6 +157,11 @@ class Stage:
     def writes(self) -> int:
         with self.lock:
             return writes(self.emulator)
+
+    @property
+    def versions(self) -> set[str]:
+        """The resource versions that the watches have reached."""
+        return {one.watch.version for one in self.source._followers}
 
     @property
     def status(self) -> str:
@@ -216,10 +222,11 @@ async def stage(
         sync_period_s=max(full_check_period_s, min_sync_period_s),
     )
     connection = load_connection(str(access.kubeconfig(server)), "", os.environ)
-    objects: Source = CniSource(KubernetesSource(connection, config, settings), node, NODE_NAME, lock=lock)
+    source = KubernetesSource(connection, config, settings)
+    objects: Source = CniSource(source, node, NODE_NAME, lock=lock)
     plane = dataplane(node, config, HnsClient(SharedHns(node, lock)))
     engine = Engine(config, [objects], dataplane=plane, read_addresses=lambda: frozenset(node.host_addresses))
-    made = Stage(server, node, lock, engine, network)
+    made = Stage(server, node, lock, engine, network, source)
     engine.on_sync(made.saw)
     task = asyncio.create_task(engine.run())
     try:

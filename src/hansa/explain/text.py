@@ -9,10 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from hansa.dataplanes.base import Change, HostState, Outcome, Shortfall, SyncReport, Verb
 from hansa.dataplanes.windows.render import Rendered
 from hansa.dataplanes.windows.table import Row
+from hansa.explain.defects import DEFECTS, Severity
+from hansa.explain.doctor import Diagnosis
 
 _VERB_STYLES = {Verb.CREATE: "green", Verb.MODIFY: "yellow", Verb.REPLACE: "magenta", Verb.DELETE: "red"}
 
@@ -105,6 +108,64 @@ def change_data(changes: Iterable[Change]) -> list[dict[str, Any]]:
         }
         for change in changes
     ]
+
+
+_SEVERITY_STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+
+
+def finding_table(diagnosis: Diagnosis) -> Table:
+    """One line per finding; the meaning of each defect and what to do by hand are in `finding_notes`."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("SEVERITY", "FOR", "OBJECT", "FINDING", "KNOWN AS", "HANSA WOULD"):
+        table.add_column(heading, overflow="fold")
+    for one in diagnosis.findings:
+        style = _SEVERITY_STYLES[one.severity]
+        guid = f" [{one.guids[0][:8].lower()}]" if one.guids and one.guids[0] != one.key else ""
+        table.add_row(
+            Text(one.severity.value, style=style),
+            Text("\n".join(one.owners) or "-"),
+            Text(f"{one.kind} {one.key}{guid}"),
+            Text(f"{one.symptom.value}: {one.text}"),
+            Text(one.defect.known_as or "-"),
+            Text(one.step),
+        )
+    return table
+
+
+def finding_notes(diagnosis: Diagnosis) -> list[str]:
+    """Each symptom that was found, once: what it means, where it is known from, what to do without hansa."""
+    lines = []
+    for symptom in dict.fromkeys(one.symptom for one in diagnosis.findings):
+        defect = DEFECTS[symptom]
+        known = f" ({', '.join(defect.issues)})" if defect.issues else ""
+        lines.append(f"{symptom.value}: {defect.meaning}{known}")
+        lines.append(f"  by hand: {defect.remedy}")
+    return lines
+
+
+def finding_data(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "findings": [
+            {
+                "severity": one.severity.value,
+                "symptom": one.symptom.value,
+                "kind": one.kind,
+                "key": one.key,
+                "ids": [guid.lower() for guid in one.guids],
+                "owners": list(one.owners),
+                "text": one.text,
+                "step": one.step,
+                "knownAs": one.defect.known_as or None,
+                "upstream": list(one.defect.issues),
+                "meaning": one.defect.meaning,
+                "remedy": one.defect.remedy,
+            }
+            for one in diagnosis.findings
+        ],
+        "foreign": [
+            {"kind": one.kind, "key": one.key, "id": one.guid.lower(), "why": one.why} for one in diagnosis.foreign
+        ],
+    }
 
 
 def shortfall_lines(shortfalls: Iterable[Shortfall]) -> list[str]:

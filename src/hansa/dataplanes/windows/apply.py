@@ -113,6 +113,10 @@ class WindowsDataplane:
         quiet = self._preview(changes, now)
         return make_plan(quiet._situation, Work(quiet._dirty)).changes
 
+    def survey(self, changes: RuleChanges, *, now: float) -> Situation:
+        """What would be wanted and what HNS holds, read anew as for `plan`; writes nothing. To be read only."""
+        return self._preview(changes, now)._situation
+
     def render(self, changes: RuleChanges, *, now: float) -> Rendered:
         """What these rules ask of this host, as plain values; reads the host, like `plan`, and writes nothing."""
         return rendered(self._preview(changes, now)._wanted)

@@ -15,10 +15,12 @@ from hansa.api.change import Change
 from hansa.config import Config
 from hansa.dataplanes.base import HostState, Outcome, SyncReport, Verb
 from hansa.dataplanes.nftables.apply import NftablesDataplane
+from hansa.dataplanes.nftables.frame import SETS
 from hansa.dataplanes.nftables.memory import MemoryRuleset
+from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids
 from hansa.dataplanes.nftables.objects import Chain, Do, Ruleset, Target
 from hansa.dataplanes.nftables.plan import AddElements, DeleteTable, Refused, Transaction
-from hansa.dataplanes.nftables.render import MAX_NUMBERED, SETS, Ids, render
+from hansa.dataplanes.nftables.render import render
 from hansa.net import IPFamily, Packet, Protocol, parse_address
 from hansa.pipeline import Pipeline
 from hansa.rules.model import Because, Forward, FrontendKey, Rule, RuleChanges, Surroundings

@@ -9,6 +9,7 @@ from tests.case_format import CaseNode, all_cases
 
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
+from hansa.dataplanes.nftables.frame import SETS
 from hansa.dataplanes.nftables.objects import (
     MAX_COMMENT_BYTES,
     Part,
@@ -21,7 +22,7 @@ from hansa.dataplanes.nftables.objects import (
     write_key,
     write_part,
 )
-from hansa.dataplanes.nftables.render import SETS, render
+from hansa.dataplanes.nftables.render import render
 from hansa.net import IPFamily
 from hansa.netlink import codec
 from hansa.netlink import nftables as nf

@@ -8,8 +8,8 @@ its own to fill it again; start a program.
 On what evidence it stands: ARCHITECTURE section 3; service-semantics; every case of tests/cases through `trace` and,
 as root, with real packets; the nft program as the second opinion on every byte that is sent.
 
-`objects` are the values and their text, `render` makes them from rules, `plan` orders their differences, `wire` and
-`apply` bring them to the kernel, `memory` stands in for it, `trace` says what a packet would meet.
+`objects` are the values and their text, `frame` the chains and sets, `render` makes elements from rules, `plan` orders
+differences, `wire` and `apply` bring them to the kernel, `memory` stands in for it, `trace` says what a packet meets.
 
 >>> from hansa.dataplanes.nftables.apply import NftablesDataplane
 >>> from hansa.dataplanes.nftables.memory import MemoryRuleset

@@ -18,9 +18,10 @@ from typing import Protocol
 from hansa.dataplanes.base import Change, HostState, Outcome, Result, Shortfall, SyncReport, Verb
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
+from hansa.dataplanes.nftables.frame import GUARD, SETS
 from hansa.dataplanes.nftables.objects import TABLE, SetSpec, Value
 from hansa.dataplanes.nftables.plan import Refused, Transaction
-from hansa.dataplanes.nftables.render import GUARD, SETS, Delta, Desired
+from hansa.dataplanes.nftables.render import Delta, Desired
 from hansa.errors import DataplaneError
 from hansa.net import IPFamily
 from hansa.netlink import nftables as nf

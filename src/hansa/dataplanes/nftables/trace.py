@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import assert_never
 
+from hansa.dataplanes.nftables.frame import GUARD, MASQUERADE_BIT, SHORT_CIRCUIT
 from hansa.dataplanes.nftables.objects import (
     Chain,
     ClearMark,
@@ -47,7 +48,6 @@ from hansa.dataplanes.nftables.objects import (
     unpack_number,
     write_rule,
 )
-from hansa.dataplanes.nftables.render import GUARD, MASQUERADE_BIT, SHORT_CIRCUIT
 from hansa.net import Address, Packet
 from hansa.rules.model import Because, Drop, Forward, NotHandled, Reject, Verdict
 from hansa.services.model import Endpoint

@@ -109,6 +109,9 @@ class Status:
                 "HNS has these backends on this node, their EndpointSlice says another node; is the node name right? "
                 + _named(tuple(sorted(misplaced, key=address_order)))
             )
+        left = [frontend for frontend, open_ in self.frontends.items() if not open_.desired]
+        if left:
+            yield f"load balancers that should be gone: {_named(tuple(sorted(left, key=frontend_order)))}"
         kept = [address for address, open_ in self.addresses.items() if not open_.desired]
         if kept:
             yield f"endpoints that should be gone: {_named(tuple(sorted(kept, key=address_order)))}"
@@ -133,7 +136,7 @@ def _needs_somebody(retry: Retry | None) -> bool:
     return retry is not None and retry.error_class in (ErrorClass.CONFLICT, ErrorClass.REJECTED)
 
 
-def _named(addresses: tuple[Address, ...]) -> str:
-    shown = ", ".join(str(address) for address in addresses[:NAMED])
-    more = len(addresses) - NAMED
+def _named(keys: tuple[Address, ...] | tuple[FrontendKey, ...]) -> str:
+    shown = ", ".join(str(key) for key in keys[:NAMED])
+    more = len(keys) - NAMED
     return f"{shown} and {more} more" if more > 0 else shown

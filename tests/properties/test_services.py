@@ -252,6 +252,8 @@ def test_every_endpoint_is_chosen_or_has_a_reason(given: tuple[ServicePort, Any,
     reachable, excluded = chosen.reachable, [one for one, _ in chosen.excluded]
     assert sorted(map(str, (*reachable, *excluded))) == [str(one.endpoint) for one in candidates]
     assert list(map(str, reachable)) == sorted(map(str, reachable))
+    usable = [str(one.endpoint) for one in candidates if one.endpoint.ready or one.endpoint.serving]
+    assert list(map(str, chosen.enduring)) == usable
     for one, reason in chosen.excluded:
         match reason:
             case Reason.NOT_READY:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from hansa.api.objects import Policy
 from hansa.config import Config
-from hansa.net import Address, Prefix
+from hansa.net import Address, Prefix, Protocol
 from hansa.rules.model import (
     Action,
     Because,
@@ -36,11 +36,12 @@ def build_rules(view: Iterable[ServicePortView], config: Config, surroundings: S
 
 @dataclass(frozen=True, slots=True)
 class _Actions:
-    """What the three origins meet at frontends of one kind."""
+    """What the three origins meet at frontends of one kind; lingering: as in `Rule`."""
 
     pod: Action
     node: Action
     outside: Action
+    lingering: tuple[Endpoint, ...] = ()
 
 
 def _rules_of_port(view: ServicePortView, config: Config, surroundings: Surroundings) -> Iterator[Rule]:
@@ -48,10 +49,14 @@ def _rules_of_port(view: ServicePortView, config: Config, surroundings: Surround
     port = view.port
     detector = detects_pods(surroundings, port.family)
     internal = _internal_actions(view, detector=detector, masquerade_all=config.masquerade_all)
+    if port.name.protocol is Protocol.UDP:
+        internal = _let_linger(internal, view)
     yield _rule(port, FrontendKind.CLUSTER_IP, port.cluster_ip, internal)
     if not port.externally_accessible:
         return
     external = _external_actions(view, detector=detector)
+    if port.name.protocol is Protocol.UDP:
+        external = _let_linger(external, view)
     for address in port.external_ips:
         yield _rule(port, FrontendKind.EXTERNAL_IP, address, external)
     if port.load_balancer_vips:
@@ -89,6 +94,18 @@ def _external_actions(view: ServicePortView, *, detector: bool) -> _Actions:
     # X9: without a detector nobody can tell a pod from the outside, so pods meet what the outside meets.
     pod: Action = Forward(cluster or (), False, Because.SHORT_CIRCUIT) if detector else outside
     return _Actions(pod, Forward(cluster or (), True, Because.SHORT_CIRCUIT), outside)
+
+
+def _let_linger(actions: _Actions, view: ServicePortView) -> _Actions:
+    """K4, K13: what no policy and no hint chose for these frontends may still have flows."""
+    chosen = {
+        endpoint
+        for action in (actions.pod, actions.node, actions.outside)
+        if isinstance(action, Forward)
+        for endpoint in action.endpoints
+    }
+    lingering = tuple(endpoint for endpoint in view.selection.enduring if endpoint not in chosen)
+    return replace(actions, lingering=lingering) if lingering else actions
 
 
 def _without_endpoints(view: ServicePortView, endpoints: tuple[Endpoint, ...] | None) -> Reject | Drop | None:
@@ -129,4 +146,5 @@ def _rule(
         health_check_node_port=port.health_check_node_port if kind is FrontendKind.LOAD_BALANCER_IP else 0,
         preserve_destination=port.preserve_destination,
         created=port.created,
+        lingering=actions.lingering,
     )

@@ -100,6 +100,8 @@ class Rule:
     source_ranges: None = everybody may; else sources outside are dropped, before anything else (F5, F6), the prefixes
     already widened by F7. affinity_timeout_s: None = no affinity. local: the frontend's own policy is Local.
     preserve_destination, health_check_node_port: for the Windows dataplane's flags and health-check load balancers.
+    lingering: endpoints that nobody new is sent to from here, but to which established flows may go on (K4, K13); E14
+    order; always () but for UDP, whose flows alone are ever cut.
     """
 
     kind: FrontendKind
@@ -114,6 +116,7 @@ class Rule:
     health_check_node_port: int = 0
     preserve_destination: bool = False
     created: float = 0.0
+    lingering: tuple[Endpoint, ...] = ()
 
     def action(self, origin: Origin) -> Action:
         match origin:

@@ -118,6 +118,15 @@ class Selection:
             return self.local
         return tuple(sorted({*self.cluster, *self.local}, key=str))
 
+    @property
+    def enduring(self) -> tuple[Endpoint, ...]:
+        """Every endpoint that established flows may go on to: ready or serving, whatever policy and hints say (K4, K13).
+
+        In E14 order.
+        """
+        kept = [endpoint for endpoint, _ in self.excluded if endpoint.ready or endpoint.serving]
+        return tuple(sorted((*self.reachable, *kept), key=str)) if kept else self.reachable
+
 
 @dataclass(frozen=True, slots=True)
 class ServicePortView:

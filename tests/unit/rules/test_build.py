@@ -22,7 +22,7 @@ from hansa.rules.model import (
     Surroundings,
 )
 from hansa.rules.surroundings import make_surroundings
-from hansa.services.model import Endpoint, Selection, ServicePort, ServicePortName, ServicePortView
+from hansa.services.model import Endpoint, Reason, Selection, ServicePort, ServicePortName, ServicePortView
 from hansa.testing import CLUSTER_IP, EXTERNAL_IP, NODE_FACTS, VIP, config
 
 L1 = Endpoint(parse_address("10.1.1.11"), 8080, local=True)
@@ -229,3 +229,39 @@ def test_endpoint_tuples_are_shared_with_the_view() -> None:
     for rule in built().values():
         assert isinstance(rule.pod, Forward)
         assert rule.pod.endpoints is BOTH.cluster
+
+
+def lingering(selection: Selection, **fields: Any) -> dict[FrontendKind, tuple[Endpoint, ...]]:
+    name = ServicePortName("d", "dns", "dns", Protocol.UDP)
+    return {kind: rule.lingering for kind, rule in built(selection, **{"name": name, **fields}).items()}
+
+
+def test_flows_may_go_on_to_what_still_serves() -> None:
+    """K4: policy, hints and terminating are ignored. K13: ready or serving, never neither."""
+    draining = replace(L1, ready=False, terminating=True)
+    gone = replace(L1, address=parse_address("10.1.1.13"), ready=False, serving=False, terminating=True)
+    unready = replace(L1, address=parse_address("10.1.1.14"), ready=False, serving=False)
+    odd = replace(L1, address=parse_address("10.1.1.15"), ready=False, serving=True)
+    excluded = (
+        (odd, Reason.NOT_READY),
+        (draining, Reason.TERMINATING),
+        (gone, Reason.NOT_SERVING),
+        (unready, Reason.NOT_READY),
+    )
+    selection = Selection((R1,), None, True, excluded=excluded)
+    assert lingering(selection) == dict.fromkeys(FrontendKind, (draining, odd))
+
+
+def test_flows_may_go_on_to_ready_endpoints_that_a_policy_leaves_out() -> None:
+    assert lingering(BOTH) == dict.fromkeys(FrontendKind, ())
+    assert lingering(BOTH, internal_policy=Policy.LOCAL)[FrontendKind.CLUSTER_IP] == (R1,)
+    hinted_away = Selection((L1,), None, True, excluded=((R1, Reason.OTHER_ZONE),))
+    assert lingering(hinted_away) == dict.fromkeys(FrontendKind, (R1,))
+
+
+def test_nothing_lingers_but_for_udp() -> None:
+    """K1: flows of other protocols are never cut, so a rule need not change with what lingers."""
+    selection = Selection(
+        (R1,), None, True, excluded=((replace(L1, ready=False, terminating=True), Reason.TERMINATING),)
+    )
+    assert {rule.lingering for rule in built(selection).values()} == {()}

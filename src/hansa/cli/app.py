@@ -1,4 +1,4 @@
-"""The commands: run, render, plan, hns ls, hns serve, demo."""
+"""The commands: run, render, plan, doctor, cleanup, hns ls, hns import, hns serve, demo."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from hansa.api.objects import Node
     from hansa.config import Config
+    from hansa.hns.dumps import Dump
     from hansa.rules.model import RuleChanges
     from hansa.sources import Source
     from hansa.sources.kubernetes.kubeconfig import Connection
@@ -50,8 +51,22 @@ DataplaneName = Annotated[str, typer.Option("--dataplane", help="What programs t
 Hns = Annotated[
     str, typer.Option("--hns", help="native | emulator | emulator:FILE | remote:ADDRESS (see `hansa hns serve`).")
 ]
+AnyHns = Annotated[
+    str,
+    typer.Option(
+        "--hns",
+        help="native | emulator | emulator:FILE | remote:ADDRESS, or dump:FILE,... (see `hansa hns import`).",
+    ),
+]
 Network = Annotated[str, typer.Option(help="Pod network of a fresh emulated node: overlay or l2bridge.")]
 Build = Annotated[str, typer.Option(help="Windows build of a fresh emulated node: ws2019, ws2022, ws2025, ...")]
+DumpBuild = Annotated[
+    str, typer.Option("--build", help="Windows build of a fresh emulated node, or of a dump that does not tell it.")
+]
+Lock = Annotated[
+    Path | None,
+    typer.Option("--lock", help="Lock file against a second instance; default with --hns native: one per host."),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in kube-proxy's words, as YAML.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated; wins.")]
 Kubeconfig = Annotated[str, typer.Option(help="kubeconfig file; default: $KUBECONFIG, else in-cluster.")]
@@ -87,6 +102,7 @@ def run(
     settings: Set = None,
     kubeconfig: Kubeconfig = "",
     master: Master = "",
+    lock: Lock = None,
     verbose: Annotated[bool, typer.Option("-v", help="Log debugging lines too.")] = False,
 ) -> None:
     """Be this node's service proxy until a signal ends it. Ending leaves all rules in place."""
@@ -101,6 +117,7 @@ def run(
     read = options.read_settings(config, settings or [], node_name)
     for note in read.notes:
         logging.getLogger("hansa.config").warning("setting without effect: %s", note)
+    _hold_lock(context, lock, hns, "hansa run")
     objects = _source(source, read.config, kubeconfig=kubeconfig, master=master)
     known: Sequence[Node] = ()
     if not _is_kubernetes(source):
@@ -171,9 +188,9 @@ def plan(
     source: Source_,
     node_name: NodeName = "",
     dataplane: DataplaneName = "windows",
-    hns: Hns = "native",
+    hns: AnyHns = "native",
     network: Network = "overlay",
-    build: Build = "ws2022",
+    build: DumpBuild = "",
     config: ConfigFile = None,
     settings: Set = None,
     kubeconfig: Kubeconfig = "",
@@ -181,7 +198,10 @@ def plan(
     output: Output = "table",
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 5 if something would change.")] = False,
 ) -> None:
-    """Print what a sync would change on this host now. Reads the host, writes nothing."""
+    """Print what a sync would change on this host now. Reads the host, writes nothing.
+
+    With `--hns dump:FILE,...` it does what `hansa doctor` does: a listing may lack what a plan needs.
+    """
     _known_dataplane(dataplane)
     from hansa.explain import text
     from hansa.lab.cni import add_local_pods
@@ -194,6 +214,9 @@ def plan(
     settled = options.with_source_vip(read.config, host)
     if host.emulator is not None and hns == "emulator":
         add_local_pods(host.emulator, found.changes, settled.node_name)
+    if host.dump is not None:
+        _diagnose(found, host, settled, output=output, exit_code=exit_code)
+        return
     plane = options.windows_dataplane(host, settled)
     steps = plane.plan(_rules(found, settled, host), now=time.monotonic())
 
@@ -207,6 +230,95 @@ def plan(
     _complain(found)
     if steps and exit_code:
         raise typer.Exit(5)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    *,
+    source: Source_,
+    node_name: NodeName = "",
+    hns: AnyHns = "native",
+    network: Network = "overlay",
+    build: DumpBuild = "",
+    config: ConfigFile = None,
+    settings: Set = None,
+    kubeconfig: Kubeconfig = "",
+    master: Master = "",
+    output: Output = "table",
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 5 if something is wrong.")] = False,
+) -> None:
+    """Name what is wrong on a Windows node: which services it concerns, which known defect it looks like, what to do.
+
+    Whoever programs the node may be asked about: kube-proxy's objects are read like hansa's own. Nothing is written.
+    """
+    read = options.read_settings(config, settings or [], node_name)
+    found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+    known = options.nodes(found.changes)
+    options.check_node_name(read.config, known)
+    host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
+    _diagnose(found, host, options.with_source_vip(read.config, host), output=output, exit_code=exit_code)
+
+
+@app.command()
+def cleanup(
+    context: typer.Context,
+    *,
+    hns: Hns = "native",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be deleted, delete nothing.")] = False,
+    node_name: NodeName = "",
+    config: ConfigFile = None,
+    settings: Set = None,
+    lock: Lock = None,
+    output: Output = "table",
+) -> None:
+    """Hand a Windows node back: delete the load balancers and remote endpoints that are hansa's, and nothing else.
+
+    What is hansa's is told by the marks on the objects and by the journal, so give the settings that `hansa run` had.
+    Local endpoints are never deleted. Stop `hansa run` first.
+    """
+    from hansa.dataplanes.base import Outcome
+    from hansa.dataplanes.windows import cleanup as windows
+    from hansa.explain import text
+
+    read = options.read_settings(config, settings or [], node_name)
+    if not dry_run:
+        _hold_lock(context, lock, hns, "hansa cleanup")
+    host = context.with_resource(options.open_filled(hns))
+    settled = windows.cleanup_config(read.config)
+    planned = windows.preview(options.windows_dataplane(host, settled), settled, now=time.monotonic())
+    changes = planned.changes
+    failed: list[str] = []
+    if not dry_run:
+        results = windows.clean(options.windows_dataplane(host, settled), settled, now=time.monotonic())
+        changes = tuple(each.change for each in results if each.outcome is Outcome.DONE)
+        failed = [f"{each.change.kind} {each.change.key}: {each.error}" for each in results if each.error]
+    headline = "would be deleted" if dry_run else "deleted"
+
+    def table(console: Console) -> None:
+        if changes:
+            console.print(text.change_table(changes))
+        console.print(f"{len(changes)} {headline}, {sum(not each.ours for each in planned.kept)} of others left alone")
+
+    data = {
+        "dryRun": dry_run,
+        "deleted": text.change_data(changes),
+        "kept": [
+            {"kind": each.kind, "key": each.key, "id": each.guid.lower(), "why": each.why, "ours": each.ours}
+            for each in planned.kept
+        ],
+        "failed": failed,
+    }
+    _print_documents(data, output, table=table)
+    ours = [each for each in planned.kept if each.ours]
+    for each in ours:
+        print(f"hansa: left in place: {each.kind} {each.key} ({each.guid.lower()}): {each.why}", file=sys.stderr)
+    for line in failed:
+        print(f"hansa: host: {line}; run it again", file=sys.stderr)
+    if failed:
+        raise typer.Exit(4)
+    if not dry_run and not ours and settled.windows.journal_path:
+        Path(settled.windows.journal_path).unlink(missing_ok=True)  # the next start is a first one
 
 
 @hns_app.command("ls")
@@ -230,7 +342,11 @@ def hns_ls(
     layouts = {layout.value: layout for layout in hnsdiag.DiagLayout}
     if style not in layouts:
         raise ConfigError(Fault("--style", f"{style!r} is no layout", f"give one of {', '.join(layouts)}"))
-    listing = options.read_hns(context.with_resource(options.open_filled(hns)).api)
+    word, _, rest = hns.partition(":")
+    if word == "dump" and rest:
+        listing = options.list_dump(rest.split(","))
+    else:
+        listing = options.read_hns(context.with_resource(options.open_filled(hns)).api)
     for line in listing.malformed:
         print(f"hansa: host: {line}", file=sys.stderr)
     layout = layouts[style]
@@ -244,6 +360,42 @@ def hns_ls(
         print(hnsdiag.list_json([each for _, objects, _ in shown for each in objects]))
     else:
         print("\n".join(text for _, _, text in shown))
+
+
+@hns_app.command("import")
+def hns_import(
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Output of hnsdiag or PowerShell, or a folder that collectlogs.ps1 has filled."),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to put the node, for --hns emulator:FILE.")],
+    build: Annotated[str, typer.Option(help="Its Windows build; default: as the files tell, else ws2022.")] = "",
+    node_ip: Annotated[
+        list[str] | None, typer.Option(help="The node's address, if no network tells it; may be repeated.")
+    ] = None,
+) -> None:
+    """Make an emulated node of what was saved of a real one: `hnsdiag list all -d`, or `Get-Hns... | ConvertTo-Json`.
+
+    What cannot be understood is named on standard error, one line each; the exit code is then 1.
+    """
+    from hansa.net import parse_address
+
+    dump = options.read_dump(files)
+    try:
+        addresses = [parse_address(each) for each in node_ip or []]
+    except ValueError as error:
+        raise ConfigError(Fault("--node-ip", str(error), "write an IP address")) from error
+    emulator = options.emulated_dump(dump, addresses, build)
+    try:
+        output.write_text(emulator.dump(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(Fault("-o", f"{output} cannot be written: {error.strerror}")) from error
+    counts = (
+        f"{len(dump.networks)} networks, {len(dump.endpoints)} endpoints, {len(dump.load_balancers)} load balancers"
+    )
+    print(f"{output}: {counts}; {emulator.build.windows}, HNS {emulator.build.version}")
+    _complain_of_dump(dump)
 
 
 @hns_app.command("serve")
@@ -360,6 +512,65 @@ def _rules(found: options.Input, config: Config, host: options.Host) -> RuleChan
     message = pipeline.take()
     assert message is not None, "a source that was read to its end has said Synced for every kind"
     return message
+
+
+def _hold_lock(context: typer.Context, lock: Path | None, hns: str, purpose: str) -> None:
+    """Until the command ends. An emulated HNS is somebody's own: there only a lock that was asked for counts."""
+    from hansa.lock import HostLock, default_path
+
+    path = lock or (default_path() if hns == "native" else None)
+    if path is not None:
+        context.with_resource(HostLock(path, purpose))
+
+
+def _diagnose(found: options.Input, host: options.Host, config: Config, *, output: str, exit_code: bool) -> None:
+    from hansa.explain import text
+    from hansa.explain.doctor import diagnose
+    from hansa.hns.dumps import NO_HINTS
+
+    plane = options.windows_dataplane(host, config)
+    diagnosis = diagnose(
+        plane.survey(_rules(found, config, host), now=time.monotonic()),
+        hints=host.dump.hints if host.dump else NO_HINTS,
+        named=options.named_addresses(found.changes),
+        root_name=config.windows.root_endpoint_name,
+    )
+
+    def table(console: Console) -> None:
+        if diagnosis.findings:
+            console.print(text.finding_table(diagnosis))
+            console.print()
+        else:
+            console.print("Nothing is wrong: the host holds what it should.")
+        for line in text.finding_notes(diagnosis):
+            console.print(line, markup=False)
+        if diagnosis.foreign:
+            console.print(f"{len(diagnosis.foreign)} objects of other software, never touched:")
+        for one in diagnosis.foreign:
+            console.print(f"  {one.kind} {one.key} ({one.guid.lower()}): {one.why}", markup=False)
+
+    _print_documents({"node": config.node_name, **text.finding_data(diagnosis)}, output, table=table)
+    if host.dump is not None and not config.windows.source_vip_endpoint:
+        for vip in config.windows.source_vip:
+            print(f"hansa: dump: taken as source VIP: {vip}", file=sys.stderr)
+    _complain(found)
+    if host.dump is not None:
+        _complain_of_dump(host.dump)
+    if exit_code and not diagnosis.healthy:
+        raise typer.Exit(5)
+
+
+def _complain_of_dump(dump: Dump) -> None:
+    """Say what a listing does not tell, and what of it could not be read; end with 1 if objects are missing."""
+    if dump.hints.untold:
+        fields = sorted({field for one in dump.hints.untold.values() for field in one.fields})
+        flags = "some of their flags"
+        told = f"{len(dump.hints.untold)} load balancers"
+        print(f"hansa: dump: not told of {told}: {', '.join((*fields, flags))}; not compared", file=sys.stderr)
+    for one in dump.unread:
+        print(f"hansa: dump: {one}", file=sys.stderr)
+    if dump.unread:
+        raise typer.Exit(1)
 
 
 def _addresses(host: options.Host, hns: str) -> Callable[[], Any] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import yaml
 
 from hansa.api.change import Change, Malformed, Upsert
-from hansa.api.objects import Node
+from hansa.api.objects import EndpointSlice, Node
 from hansa.config import Config, ignored_settings, make_config
 from hansa.errors import ConfigError, Fault
 from hansa.sources.host import read_host
@@ -22,6 +22,8 @@ from hansa.sources.host import read_host
 if TYPE_CHECKING:
     from hansa.dataplanes.windows.apply import WindowsDataplane
     from hansa.hns.api import HnsApi
+    from hansa.hns.dumps import Dump
+    from hansa.hns.emulator.builds import Build
     from hansa.hns.emulator.server import Server
     from hansa.hns.emulator.service import Emulator
     from hansa.hns.remote import RemoteHns
@@ -33,6 +35,9 @@ _T = TypeVar("_T")
 
 KUBERNETES = "kubernetes"
 DATAPLANES = ("windows",)
+DEFAULT_BUILD = "ws2022"
+# What collectlogs.ps1 and networkhealth.ps1 leave in a folder and hansa reads.
+DUMP_NAMES = ("hnsdiag.txt", "network.txt", "endpoint.txt", "policy.txt", "loadbalancerdata.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,7 @@ class Host:
 
     emulator: set if it lives in this process; `lock` is held while several threads use it. machine: the addresses of
     the machine that HNS runs on, each with its interface's MAC, "" = unknown; as far as can be told at the moment.
+    dump: set if it is made of files, which may fail to tell something.
     """
 
     api: HnsApi
@@ -141,6 +147,7 @@ class Host:
     machine: Callable[[], Mapping[Address, str]] = dict
     close: Callable[[], None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    dump: Dump | None = None
 
     @property
     def addresses(self) -> frozenset[Address]:
@@ -157,15 +164,23 @@ class Host:
 
 
 def with_source_vip(config: Config, host: Host) -> Config:
-    """On an emulated overlay whose source VIP nobody named, take the place that CNIs usually reserve (.2).
+    """On an emulated overlay whose source VIP nobody named, that of its load balancers, else the usual place (.2).
 
-    Only for the emulator: on a real node the address belongs to the CNI's plan, and guessing would collide with a pod.
+    A dump has that of its load balancers or none. Never for a real node: there the address belongs to the CNI's plan,
+    and guessing would collide with a pod.
     """
+    from hansa.hns.dumps import Dump
     from hansa.lab.cni import spare_source_vips
 
-    if host.emulator is None or config.windows.source_vip or config.windows.source_vip_endpoint:
+    if config.windows.source_vip or config.windows.source_vip_endpoint:
         return config
-    return replace(config, windows=replace(config.windows, source_vip=spare_source_vips(host.emulator)))
+    found: tuple[Address, ...] = ()
+    if host.dump is not None:
+        found = host.dump.source_vips
+    elif (node := host.emulator) is not None:
+        held = Dump(node.networks(), node.endpoints(), node.load_balancers())
+        found = held.source_vips or spare_source_vips(node)
+    return replace(config, windows=replace(config.windows, source_vip=found)) if found else config
 
 
 def with_kubelet(objects: Source, host: Host, config: Config) -> Source:
@@ -199,7 +214,8 @@ def open_host(text: str, config: Config, known: Sequence[Node], *, network: str,
     """The HNS that `--hns` names.
 
     `native`: this Windows machine's. `emulator`: a fresh emulated node, made for this Node as its CNI would. `emulator:
-    FILE`: one that was saved. `remote:ADDRESS`: one that `hansa hns serve` offers. Raises ConfigError, DataplaneError.
+    FILE`: one that was saved. `dump:FILE,...`: what was saved of a real one. `remote:ADDRESS`: one that `hansa hns
+    serve` offers. build: "" = as a dump tells, else DEFAULT_BUILD. Raises ConfigError, DataplaneError.
     """
     word, _, rest = text.partition(":")
     match word:
@@ -217,8 +233,11 @@ def open_host(text: str, config: Config, known: Sequence[Node], *, network: str,
             emulator = _load_emulator(rest) if rest else _fresh_emulator(config, known, network=network, build=build)
             macs = dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address)
             return Host(emulator, emulator, lambda: macs)
+        case "dump" if rest:
+            node = next((node for node in known if node.name == config.node_name), None)
+            return _open_dump(read_dump(rest.split(",")), node.addresses if node else (), build)
         case _:
-            forms = "native, emulator, emulator:FILE or remote:ADDRESS"
+            forms = "native, emulator, emulator:FILE, dump:FILE,... or remote:ADDRESS"
             raise ConfigError(Fault("--hns", f"{text!r} is no HNS that hansa knows", f"give {forms}"))
 
 
@@ -247,16 +266,59 @@ class _RemoteMachine:
 
 
 def _fresh_emulator(config: Config, known: Sequence[Node], *, network: str, build: str) -> Emulator:
-    from hansa.hns.emulator.builds import BUILDS
     from hansa.lab.cni import PodNetwork, emulated_node
 
-    if build not in BUILDS:
-        raise ConfigError(Fault("--build", f"{build!r} is no emulated build", f"give one of {', '.join(BUILDS)}"))
     kinds = {kind.value: kind for kind in PodNetwork}
     if network not in kinds:
         raise ConfigError(Fault("--network", f"{network!r} is no pod network", f"give one of {', '.join(kinds)}"))
     own = next((node for node in known if node.name == config.node_name), None)
-    return emulated_node(own, known, network=kinds[network], build=BUILDS[build])
+    return emulated_node(own, known, network=kinds[network], build=named_build(build))
+
+
+def named_build(text: str) -> Build:
+    """The emulated build of that name; "" = the default one. Raises ConfigError."""
+    from hansa.hns.emulator.builds import BUILDS
+
+    name = text or DEFAULT_BUILD
+    if name not in BUILDS:
+        raise ConfigError(Fault("--build", f"{name!r} is no emulated build", f"give one of {', '.join(BUILDS)}"))
+    return BUILDS[name]
+
+
+def read_dump(names: Sequence[str]) -> Dump:
+    """Files of a node, or folders with what collectlogs.ps1 writes. Raises ConfigError if one cannot be opened."""
+    from hansa.hns.dumps import DumpFile, read_dumps
+
+    files = []
+    for name in names:
+        path = Path(name)
+        inside = [path / each for each in DUMP_NAMES if (path / each).exists()] if path.is_dir() else [path]
+        if not inside:
+            raise ConfigError(Fault(name, "holds nothing that hansa reads", f"it reads {', '.join(DUMP_NAMES)}"))
+        for each in inside:
+            try:
+                files.append(DumpFile(str(each), each.read_bytes()))
+            except OSError as error:
+                raise ConfigError(Fault(name, f"cannot be read: {error.strerror}")) from error
+    return read_dumps(files)
+
+
+def emulated_dump(dump: Dump, addresses: Iterable[Address], build: str) -> Emulator:
+    """The node of a dump. addresses: used if the dump does not tell the node's own. Raises ConfigError."""
+    from hansa.hns.dumps import emulate, likely_build
+
+    chosen = named_build(build) if build else likely_build(dump.version, named_build(""))
+    try:
+        return emulate(dump, chosen, dump.management_addresses or tuple(addresses))
+    except ValueError as error:
+        remedy = "add the network (network.txt), a Node object, or --node-ip of `hansa hns import`"
+        raise ConfigError(Fault("dump", str(error), remedy)) from error
+
+
+def _open_dump(dump: Dump, addresses: Iterable[Address], build: str) -> Host:
+    emulator = emulated_dump(dump, addresses, build)
+    macs = dict.fromkeys(emulator.host_addresses, dump.host_mac)
+    return Host(emulator, machine=lambda: macs, dump=dump)
 
 
 def _load_emulator(file: str) -> Emulator:
@@ -297,6 +359,18 @@ class Listing:
     endpoints: tuple[HnsEndpoint, ...]
     load_balancers: tuple[HnsLoadBalancer, ...]
     malformed: tuple[str, ...]
+
+
+def list_dump(names: Sequence[str]) -> Listing:
+    """What files tell of a node."""
+    dump = read_dump(names)
+    return Listing(dump.networks, dump.endpoints, dump.load_balancers, tuple(str(each) for each in dump.unread))
+
+
+def named_addresses(changes: Iterable[Change]) -> frozenset[Address]:
+    """Every address in an EndpointSlice, ready or not."""
+    slices = (each.object for each in changes if isinstance(each, Upsert) and isinstance(each.object, EndpointSlice))
+    return frozenset(endpoint.address for one in slices for endpoint in one.endpoints)
 
 
 def read_hns(api: HnsApi) -> Listing:

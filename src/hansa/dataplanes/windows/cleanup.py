@@ -1,7 +1,7 @@
 """Handing a node back: everything of ours goes, and nothing else.
 
-It is a pass in which nothing is wanted and nothing may be taken over, so the rules of ownership are those of every other
-pass. Evidence: windows-proxy F40, H.5.
+It is a pass in which nothing is wanted and nothing may be taken over, so the rules of ownership are those of every
+other pass. Evidence: windows-proxy F40, H.5.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from hansa.config import Config
 from hansa.dataplanes.base import Change, HostState, Outcome, Result
 from hansa.dataplanes.windows.apply import WindowsDataplane
 from hansa.dataplanes.windows.compare import Situation
-from hansa.dataplanes.windows.objects import EndpointKind
+from hansa.dataplanes.windows.objects import EndpointKind, Touched
 from hansa.dataplanes.windows.ownership import OWNER, Standing, endpoint_guid
 from hansa.dataplanes.windows.plan import LOAD_BALANCER, DeleteEndpoint, Step, Work, make_plan
-from hansa.dataplanes.windows.wanted import Touched
 from hansa.errors import DataplaneError
 from hansa.hns.api import Guid
 from hansa.hns.errors import ErrorClass

@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 import msgspec
 
@@ -73,8 +72,8 @@ class Hints:
     that HNS lists but says not to have applied.
     """
 
-    untold: Mapping[Guid, Untold] = MappingProxyType({})
-    states: Mapping[Guid, int] = MappingProxyType({})
+    untold: Mapping[Guid, Untold] = field(default_factory=dict)
+    states: Mapping[Guid, int] = field(default_factory=dict)
     not_applied: frozenset[Guid] = frozenset()
 
 

@@ -570,6 +570,19 @@ def test_takeover_ends_with_the_first_start_that_finished_it(tmp_path: Path) -> 
     assert leftover in {each.guid for each in node.emulator.load_balancers()}
 
 
+def test_complete_empty_rules_remove_exactly_what_is_ours() -> None:
+    """F40."""
+    node = l2_node(WEB, DNS, make_rule("node:30080", local(f"{POD}:80")))
+    foreign = {add_balancer(node, "198.51.100.1"), add_remote(node, "10.40.9.9", mac="02-AA-00-00-00-01")}
+    before = {each.guid for each in node.emulator.endpoints()}
+    node.settle()
+    node.start()
+    node.want()
+    assert node.sync().ok
+    assert {each.guid for each in node.emulator.load_balancers()} == foreign - before
+    assert {each.guid for each in node.emulator.endpoints()} == before
+
+
 # --- marks ---
 
 UNMARKED = plain(WS2022, keeps_caller_guid=False, echoes_owner=False)

@@ -6,6 +6,8 @@ What it must never do: write a foreign object, delete an endpoint that is in use
 without load balancer between passes, conclude anything from a silent HNS.
 Evidence: windows-proxy sections C and D (content), F (guarantees), H (shape and invariants).
 
-Read `objects` (what), `render` (from rules), `wanted` (all of it, indexed), `observe` (what HNS holds), `ownership`
-(what is ours), `plan` (what to do), `execute` (doing it) and `apply` (one pass), in this order.
+Read in this order: `objects` (what), `translate` (one rule to load balancers), `wanted` (all of it, indexed), `render`
+(the same as plain values), `observe` (what HNS holds), `ownership` (what is ours), `compare` (one place), `plan` (which
+steps, in which order), `execute` (doing them), `sight` (when to look at the host) and `apply` (one pass after another).
+Taking back everything that hansa made is a sync with complete, empty rules.
 """

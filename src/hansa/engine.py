@@ -25,7 +25,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypedDict, TypeVar, assert_never
 
@@ -351,9 +351,11 @@ class Engine:
 
     async def _hand_over(self, message: RuleChanges, kind: RunKind) -> SyncReport:
         now = self._clock.now()
-        return await self._worker.run(
+        report = await self._worker.run(
             lambda: self._dataplane.sync(message, now=now, audit=kind >= RunKind.AUDIT),
         )
+        contested = tuple(str(conflict) for conflict in message.conflicts)
+        return replace(report, conditions=(*contested, *report.conditions)) if contested else report
 
     def _finish(
         self, kind: RunKind, started_at: float, *, message: RuleChanges | None, outcome: SyncReport | Exception
@@ -643,27 +645,30 @@ class _EngineLog:
             if self._state is not None or outcome.state is not HostState.HEALTHY:
                 self.line(logging.WARNING, "host", state=outcome.state.value, before=self._state and self._state.value)
             self._state = outcome.state
-        for result in outcome.results:
-            self._step(result)
+        news = [self._step(result) for result in outcome.results]
         if record.ok:
             self._failing.clear()
         self._news(outcome)
-        if record.done or record.failed or record.drift:
+        if any(news) or record.drift:  # what fails again as it did before is counted, not said
             level = logging.INFO if record.ok else logging.WARNING
             counted = {name: getattr(record, name) for name in ("done", "failed", "skipped", "pending", "drift")}
             self.line(level, "sync", **head, **counted, host_calls=record.host_calls, frontends=record.frontends)
 
-    def _step(self, result: Result) -> None:
+    def _step(self, result: Result) -> bool:
+        """Whether it is worth a line about the sync: something was done, or failed otherwise than the last time."""
         change = result.change
         name = f"{change.kind} {change.key}"
         if result.outcome is Outcome.DONE:
             if self._failing.pop(name, None) is not None:
                 self.line(logging.INFO, "step mended", verb=change.verb.value, kind=change.kind, key=change.key)
-        elif result.outcome is Outcome.FAILED and self._failing.get(name) != result.error:
-            self._failing[name] = result.error
-            owners = ",".join(change.owners)
-            fields = {"verb": change.verb.value, "kind": change.kind, "key": change.key, "owners": owners}
-            self.line(logging.WARNING, "step failed", **fields, error=result.error)
+            return True
+        if result.outcome is not Outcome.FAILED or self._failing.get(name) == result.error:
+            return False
+        self._failing[name] = result.error
+        owners = ",".join(change.owners)
+        fields = {"verb": change.verb.value, "kind": change.kind, "key": change.key, "owners": owners}
+        self.line(logging.WARNING, "step failed", **fields, error=result.error)
+        return True
 
     def _news(self, report: SyncReport) -> None:
         shortfalls, conditions = frozenset(report.shortfalls), frozenset(report.conditions)

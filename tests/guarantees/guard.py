@@ -283,9 +283,15 @@ class Guard:
                 gap.at_once = False
         old = call.value
         if call.verb is HnsVerb.DELETE and error is None and isinstance(old, HnsLoadBalancer) and frontend is not None:
-            gap = _Gap(frontend, old, self._situation.modify and self.node.emulator.build.modify is Modify.WORKS)
+            gap = _Gap(frontend, old, self._modify_would_do(old))
             if self._still_wanted(gap) and not self._on_host(frontend):
                 self._gaps[frontend] = gap
+
+    def _modify_would_do(self, old: HnsLoadBalancer) -> bool:
+        """HNS can, hansa has not learned otherwise, and what is to be changed could be read."""
+        situation = self._situation
+        works = self.node.emulator.build.modify is Modify.WORKS
+        return works and situation.modify and old.guid in situation.observed.balancers
 
     def _still_wanted(self, gap: _Gap) -> bool:
         return bool(self._present_backends(gap.frontend))

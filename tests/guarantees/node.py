@@ -141,6 +141,12 @@ class GuardedNode:
     def sync(self, *, audit: bool = False, full: bool = False) -> SyncReport:
         message = self.pipeline.take(full=full)
         assert message is not None
+        report = self.hand_over(message, now=self.now, audit=audit)
+        assert not self.guard.breaches, "\n".join(self.guard.breaches)
+        return report
+
+    def hand_over(self, message: RuleChanges, *, now: float, audit: bool) -> SyncReport:
+        """What an engine does with a message of the pipeline, under guard."""
         self.message = message
         if message.complete:
             self.rules.clear()
@@ -150,9 +156,8 @@ class GuardedNode:
             else:
                 self.rules[key] = rule
         self.guard.begin_pass()
-        report = self.dataplane.sync(message, now=self.now, audit=audit)
+        report = self.dataplane.sync(message, now=now, audit=audit)
         self.guard.end_pass(report)
-        assert not self.guard.breaches, "\n".join(self.guard.breaches)
         return report
 
     def audit(self) -> SyncReport:

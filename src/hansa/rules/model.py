@@ -145,6 +145,9 @@ class Conflict:
     winner: ServicePortName
     loser: ServicePortName
 
+    def __str__(self) -> str:
+        return f"{self.key} belongs to {self.winner}; {self.loser} claims it too and gets it when it is free"
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:

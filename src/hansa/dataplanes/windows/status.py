@@ -102,7 +102,8 @@ class Status:
             if open_.told and open_.desired:
                 yield f"{key}: {open_.reason}"
             if open_.critical and now - open_.since > ALARM_AFTER_S:
-                yield f"critical: {key} has not been as desired for {now - open_.since:.0f} s: {open_.reason}"
+                # No number that grows: a condition is said when it begins and when it is over, and at no other time.
+                yield f"critical: {key} has not been as desired for more than {ALARM_AFTER_S:g} s: {open_.reason}"
         misplaced = {address for addresses in self.misplaced.values() for address in addresses}
         if misplaced:
             yield (

@@ -545,7 +545,7 @@ def _diagnose(found: options.Input, host: options.Host, config: Config, *, outpu
         for line in text.finding_notes(diagnosis):
             console.print(line, markup=False)
         if diagnosis.foreign:
-            console.print(f"{len(diagnosis.foreign)} objects of other software, never touched:")
+            console.print(f"Of other software, never touched: {len(diagnosis.foreign)}")
         for one in diagnosis.foreign:
             console.print(f"  {one.kind} {one.key} ({one.guid.lower()}): {one.why}", markup=False)
 

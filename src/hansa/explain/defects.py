@@ -270,7 +270,11 @@ DEFECTS: Mapping[Symptom, Defect] = {
         _E, "", (), "HNS says that the endpoint is degraded (State 5)", "delete the pod, so that the CNI makes it anew"
     ),
     Symptom.EP_PROVIDER: Defect(
-        _E, "F63", (), "the endpoint's node is not where its address is routed: the overlay changed", _REMAKE
+        _E,
+        "F63",
+        (),
+        "the endpoint is sent to another node than its address is routed to: the overlay has changed",
+        "restart the proxy; if it stays, delete its load balancers, then it",
     ),
     Symptom.EP_OTHER: Defect(_W, "", (), "endpoint differs in something that no known defect explains", _RESTART),
     Symptom.EP_VIP_MISSING: Defect(

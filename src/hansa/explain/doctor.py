@@ -216,7 +216,7 @@ def _step(plan: FrontendPlan) -> str:
 def _differences(
     case: _Case, situation: Situation, desired: DesiredLoadBalancer, kept: HnsLoadBalancer
 ) -> Iterator[tuple[Symptom, str]]:
-    if kept.guid in case.hints.not_applied:
+    if kept.guid in case.hints.not_applied and kept.state != LB_STATE_DEGRADED:
         yield Symptom.LB_NOT_APPLIED, "IsApplied is false"
     for name in balancer_differences(situation, desired, kept, frozenset(kept.endpoints)):
         match name:

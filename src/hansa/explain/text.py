@@ -116,18 +116,18 @@ _SEVERITY_STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.
 def finding_table(diagnosis: Diagnosis) -> Table:
     """One line per finding; the meaning of each defect and what to do by hand are in `finding_notes`."""
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    for heading in ("SEVERITY", "FOR", "OBJECT", "FINDING", "KNOWN AS", "HANSA WOULD"):
+    for heading in ("SEVERITY", "FOR", "OBJECT", "FINDING", "KNOWN AS", "HANSA WOULD", "ID"):
         table.add_column(heading, overflow="fold")
     for one in diagnosis.findings:
         style = _SEVERITY_STYLES[one.severity]
-        guid = f" [{one.guids[0][:8].lower()}]" if one.guids and one.guids[0] != one.key else ""
         table.add_row(
             Text(one.severity.value, style=style),
             Text("\n".join(one.owners) or "-"),
-            Text(f"{one.kind} {one.key}{guid}"),
+            Text(f"{one.kind} {one.key}"),
             Text(f"{one.symptom.value}: {one.text}"),
             Text(one.defect.known_as or "-"),
             Text(one.step),
+            Text("\n".join(guid.lower() for guid in one.guids) or "-"),
         )
     return table
 

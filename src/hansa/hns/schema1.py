@@ -268,7 +268,8 @@ def only_routes(fields: Fields) -> bool:
 
 def report_document(fields: Fields) -> tuple[dict[str, object], Untold]:
     """A load balancer as networkhealth.ps1 reports it (hcn.md 7.4); whether `Endpoints` are GUIDs is for the caller."""
-    vips = _texts(fields, "VIP")
+    # Type 2 is a node port, for which the script shows the management IP in the place of the missing VIP.
+    vips = [] if fields.get("ServiceType") == 2 else _texts(fields, "VIP")
     document: dict[str, object] = {
         "ID": fields.get("Identifier"),
         "HostComputeNetwork": fields.get("NetworkId"),

@@ -45,7 +45,13 @@ class Command:
         os.kill(self.process.pid, signal.SIGKILL)
 
     async def says(self, text: str) -> None:
-        await until(lambda: any(text in line for line in (*self.log, *self.out.splitlines())), f"{text} in {self.log}")
+        def is_said() -> bool:
+            if any(text in line for line in (*self.log, *self.out.splitlines())):
+                return True
+            assert self.process.returncode is None, self.log
+            return False
+
+        await until(is_said, lambda: f"{text!r} in {self.log}")
 
 
 class Shell:

@@ -41,14 +41,18 @@ HOUR = 3600.0
 WRITE_VERBS = (HnsVerb.CREATE, HnsVerb.MODIFY, HnsVerb.DELETE)
 
 
-async def until(reached: Callable[[], bool], what: str = "", *, every_s: float = POLL_S) -> None:
-    """Look until it is so; for what nobody announces. Fails after WITHIN_S."""
+async def until(reached: Callable[[], bool], what: Callable[[], str] | str = "", *, every_s: float = POLL_S) -> None:
+    """Look until it is so; for what nobody announces. Fails after WITHIN_S, and then says `what`."""
     try:
         async with asyncio.timeout(WITHIN_S):
             while not reached():
                 await asyncio.sleep(every_s)
     except TimeoutError:
-        raise AssertionError(f"not within {WITHIN_S:g} s: {what or reached}") from None
+        raise AssertionError(f"not within {WITHIN_S:g} s: {_said(what)}") from None
+
+
+def _said(what: Callable[[], str] | str) -> str:
+    return what if isinstance(what, str) else what()
 
 
 @dataclass
@@ -178,8 +182,7 @@ class Stage:
                         return
                     await self._ran.wait()
         except TimeoutError:
-            text = what if isinstance(what, str) else what()
-            raise AssertionError(f"not within {WITHIN_S:g} s: {text}; source: {self.status}") from None
+            raise AssertionError(f"not within {WITHIN_S:g} s: {_said(what)}; source: {self.status}") from None
 
     async def converged(self) -> None:
         """Return once the node holds exactly what the server's objects, as they are now, ask for."""

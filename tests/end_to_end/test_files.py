@@ -71,7 +71,7 @@ async def test_a_folder_is_followed_and_a_broken_file_costs_one_line_and_no_rule
 
     async def follows(run: Command) -> None:
         goal = wanted(folder.items)
-        await until(lambda: seen(address) == goal, f"{set(goal) ^ set(seen(address))} {run.log}", every_s=0.1)
+        await until(lambda: seen(address) == goal, lambda: f"{set(goal) ^ set(seen(address))} {run.log}", every_s=0.1)
 
     async with shell(tmp_path) as on:
         run = await on.hansa(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
             return ended.value.code if isinstance(ended.value.code, int) else 0
 
         code = await asyncio.to_thread(main)
+        gc.collect()  # what was left open speaks up now
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -6,6 +6,7 @@ Evidence: operations.md 16 (signals, exit codes); windows-proxy F35 and I14 (a r
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable
@@ -117,7 +118,7 @@ class ServedNode:
             return held(self.emulator)
 
     async def holds(self, goal: list[str], by: Command) -> None:
-        await until(lambda: self.held == goal, f"{set(goal) ^ set(self.held)} {by.log}")
+        await until(lambda: self.held == goal, lambda: f"{set(goal) ^ set(self.held)} {by.log}")
 
 
 def touched_frontends(calls: Iterable[Call]) -> set[str]:
@@ -257,7 +258,7 @@ async def test_a_dead_name_server_does_not_hold_up_the_end(tmp_path: Path) -> No
             run = await on.hansa(
                 *("run", "--master", "https://api.example.test:6443", "--node-name", NODE_NAME),
                 *("--hns", f"remote:{hns.address}"),
-                environment={"PYTHONPATH": str(tmp_path)},
+                environment={"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))},
             )
             await run.says("looking up api.example.test")
             assert await run.terminate() == 143

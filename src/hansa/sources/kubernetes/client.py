@@ -196,31 +196,38 @@ class _Api:
             ),
         )
         async with response as answer:
-            if answer.status != OK:
-                if answer.status == UNAUTHORIZED:
-                    self._access.refused(grant)
-                body = await answer.content.read(LONGEST_REFUSAL_BYTES)
-                retry_after = answer.headers.get("Retry-After", "")
-                await deliver(
-                    watch.receive_status(
-                        answer.status, body=body, retry_after_s=float(retry_after) if retry_after.isdecimal() else 0.0
-                    )
-                )
-                return
-            watch.receive_status(OK)
-            if not request.is_stream:
-                page = await answer.read()
-                with _collector_paused():
-                    batch = watch.receive_page(page)
-                await deliver(batch)
-                return
-            lines = LineSplitter()
-            async for chunk in answer.content.iter_any():
-                with nullcontext() if watch.is_synced else _collector_paused():
-                    batch = tuple(change for line in lines.feed(chunk) for change in watch.receive_line(line))
-                await deliver(batch)
-                if watch.is_over:
-                    return
+            if answer.status == UNAUTHORIZED:
+                self._access.refused(grant)
+            try:
+                await _receive(answer, watch, deliver, is_stream=request.is_stream)
+            except asyncio.CancelledError:
+                if answer.connection is not None and answer.connection.transport is not None:
+                    # A goodbye of TLS waits for the server's, and whoever cancels may not be there to hear it.
+                    answer.connection.transport.abort()
+                raise
+
+
+async def _receive(answer: aiohttp.ClientResponse, watch: Watch, deliver: Deliver, *, is_stream: bool) -> None:
+    if answer.status != OK:
+        body = await answer.content.read(LONGEST_REFUSAL_BYTES)
+        retry_after = answer.headers.get("Retry-After", "")
+        retry_after_s = float(retry_after) if retry_after.isdecimal() else 0.0
+        await deliver(watch.receive_status(answer.status, body=body, retry_after_s=retry_after_s))
+        return
+    watch.receive_status(OK)
+    if not is_stream:
+        page = await answer.read()
+        with _collector_paused():
+            batch = watch.receive_page(page)
+        await deliver(batch)
+        return
+    lines = LineSplitter()
+    async for chunk in answer.content.iter_any():
+        with nullcontext() if watch.is_synced else _collector_paused():
+            batch = tuple(change for line in lines.feed(chunk) for change in watch.receive_line(line))
+        await deliver(batch)
+        if watch.is_over:
+            return
 
 
 @dataclass(frozen=True, slots=True)

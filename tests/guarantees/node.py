@@ -47,7 +47,7 @@ from hansa.hns.schema import (
 from hansa.net import Address, parse_address, parse_prefix
 from hansa.pipeline import Pipeline
 from hansa.rules.model import FrontendKey, Rule, RuleChanges
-from hansa.testing import L1, L2, NODE, NODE_ADDRESSES, NODE_IP, NODE_NAME, R1, R2, endpoint, endpoint_slice, service
+from hansa.testing import L1, L2, NODE, NODE_ADDRESSES, NODE_IP, R1, R2, config, endpoint, endpoint_slice, service
 
 WITH_MODIFY, WITHOUT_MODIFY = plain(ZN23H2), plain(WS2022)
 MAC = "00-15-5D-20-21-01"
@@ -335,8 +335,8 @@ def bridge(
     **windows: object,
 ) -> GuardedNode:
     """A node on an l2bridge network with these API objects and pods; nothing is synced yet."""
-    config = Config(NODE_NAME, windows=WindowsConfig(**windows))  # type: ignore[arg-type]
-    return _ready(GuardedNode(l2bridge_node(build, layout=layout), config), objects, pods)
+    settings = config(windows=WindowsConfig(**windows))  # type: ignore[arg-type]
+    return _ready(GuardedNode(l2bridge_node(build, layout=layout), settings), objects, pods)
 
 
 def overlay(
@@ -348,8 +348,8 @@ def overlay(
 ) -> GuardedNode:
     """The same on an overlay network, with a source VIP unless told otherwise."""
     windows = {"source_vip": (SOURCE_VIP,), **windows}
-    config = Config(NODE_NAME, windows=WindowsConfig(**windows))  # type: ignore[arg-type]
-    return _ready(GuardedNode(overlay_node(build, layout=layout), config), objects, pods)
+    settings = config(windows=WindowsConfig(**windows))  # type: ignore[arg-type]
+    return _ready(GuardedNode(overlay_node(build, layout=layout), settings), objects, pods)
 
 
 def many(count: int, *, backends: int = 1, first: int = 0, shift: int = 0) -> Iterator[ApiObject]:

@@ -1,0 +1,115 @@
+"""windows-proxy F.5: ports and frontends that somebody else holds, or seems to hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.guarantees.node import BRIDGE, LOCAL_1, LOCAL_2, WITH_MODIFY, bridge, plain
+from tests.guarantees.stage import stage
+from tests.unit.test_engine import in_loop
+
+from hansa.api.objects import Policy
+from hansa.dataplanes.base import Outcome
+from hansa.hns.api import HnsKind, HnsVerb, HResult
+from hansa.hns.emulator import WS2019, WS2022, LeakReservation
+from hansa.testing import L1, L2, WEB, endpoint_slice, service
+
+LB = HnsKind.LOAD_BALANCER
+CLUSTER_IP = "10.96.0.10:80/tcp"
+
+
+def test_F42_a_health_load_balancer_exists_only_for_a_services_own_health_port() -> None:
+    """A listener on 0.0.0.0:10256, on Server 2019: nothing is asked for on that port, and all frontends are there."""
+    node = bridge(WEB, endpoint_slice("web-a", [L1]), build=plain(WS2019), forward_health_check_vip=True)
+    node.emulator.listen(6, 10256)
+    assert node.sync().ok
+    assert len(node.served()) == 4
+    node.put(replace(WEB, external_policy=Policy.LOCAL, health_check_node_port=32000))
+    assert node.sync().ok
+    health = node.balancers()["203.0.113.80:32000/tcp"]
+    assert (health.port_mappings[0].internal_port, health.port_mappings[0].protocol) == (32000, 6)
+    assert not any(name.endswith(":10256/tcp") for name in node.served())
+
+
+def test_F43_a_leaked_reservation_is_named_waits_longer_each_time_and_blocks_nobody() -> None:
+    """0x803B0013 right after a delete, though HNS lists no owner: 2, 4, 8 ... at most 300 s, all others go on."""
+    node = bridge(service(), endpoint_slice("web-a", [L1]))
+    node.settle()
+    node.break_call(LeakReservation(), HnsVerb.DELETE, LB)
+    node.put(endpoint_slice("web-a", [L2]), service("api", cluster_ips=["10.96.0.11"]))
+    node.put(endpoint_slice("api-a", [L1], service="api"))
+    report = node.sync()
+    assert node.served() == {"10.96.0.11:80/tcp": [LOCAL_1]}
+    assert report.pending == (CLUSTER_IP,)
+    assert any("a reservation that HNS has leaked" in text for text in report.conditions)
+    pauses = []
+    for _ in range(10):
+        assert report.retry_at is not None
+        pauses.append(report.retry_at - node.now)
+        node.wait(pauses[-1])
+        report = node.sync()
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]
+    node.emulator.forget_leaks()
+    node.wait(300.0)
+    assert node.sync().ok
+    assert node.backends(CLUSTER_IP) == [LOCAL_2]
+
+
+def test_F43_where_modify_works_no_reservation_is_ever_given_back() -> None:
+    """Every delete would leak: a change of endpoints deletes nothing."""
+    node = bridge(WEB, endpoint_slice("web-a", [L1]), build=WITH_MODIFY)
+    node.settle()
+    node.break_call(LeakReservation(), HnsVerb.DELETE, LB, times=None)
+    node.put(endpoint_slice("web-a", [L2]))
+    assert node.sync().ok
+    assert node.emulator.faults.hits == 0
+
+
+def test_F44_when_ports_run_out_one_pass_stops_asking_and_says_so() -> None:
+    """Three answers are enough; load balancers with DSR need no ports and are made; deletes go on."""
+    few = replace(BRIDGE, machine=replace(BRIDGE.machine, dynamic_ports=(49152, 64 * 6)))
+    build = replace(WS2022, pool_exhausted=HResult(0x8007000E))
+    services = [service(f"s{n}", cluster_ips=[f"10.96.1.{n}"]) for n in range(20)]
+    slices = [endpoint_slice(f"s{n}-a", [L1], service=f"s{n}") for n in range(20)]
+    local = service(
+        "z",
+        cluster_ips=["10.96.2.1"],
+        type="LoadBalancer",
+        load_balancer_vips=["203.0.113.81"],
+        external_policy=Policy.LOCAL,
+    )
+    node = bridge(*services, *slices, local, endpoint_slice("z-a", [L1], service="z"), build=build, layout=few)
+    report = node.sync()
+    failed = [result for result in report.results if result.outcome is Outcome.FAILED]
+    assert {result.error_class for result in failed} == {"exhausted"}
+    assert len([call for call in node.writes if call.verb is HnsVerb.CREATE]) == 6 + 3 + 1
+    assert "203.0.113.81:80/tcp" in node.served(), "it is DSR"
+    assert any("run out of ports" in text for text in report.conditions)
+    assert report.retry_at is not None
+    assert report.retry_at - node.now >= 30.0
+    node.delete(*services[:15])
+    node.sync()
+    node.wait(31.0)
+    assert node.sync().ok
+    assert len(node.served()) == 5 + 2
+
+
+@in_loop
+async def test_F46_of_two_claims_to_a_frontend_the_older_wins_and_the_other_takes_over_when_it_is_free() -> None:
+    """The same winner in any order of events; the loser is told by a condition that names both."""
+    old = service("old", cluster_ips=["10.96.0.11"], external_ips=["203.0.113.7"], created=1.0)
+    new = service("new", cluster_ips=["10.96.0.12"], external_ips=["203.0.113.7"], created=2.0)
+    slices = endpoint_slice("old-a", [L1], service="old"), endpoint_slice("new-a", [L2], service="new")
+    for order in ((old, new), (new, old)):
+        node = bridge(*slices)
+        async with stage(node, min_sync_period_s=0.0) as on:
+            for one in order:
+                report = await on.synced(one)
+            assert node.backends("203.0.113.7:80/tcp") == [LOCAL_1]
+            contested = [text for text in report.conditions if "203.0.113.7:80/tcp" in text]
+            assert contested == [
+                "203.0.113.7:80/tcp belongs to d/old:http; d/new:http claims it too and gets it when it is free"
+            ]
+            report = await on.synced(replace(old, external_ips=()))
+            assert node.backends("203.0.113.7:80/tcp") == [LOCAL_2]
+            assert report.conditions == ()

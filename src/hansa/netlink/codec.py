@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 NLM_F_REQUEST = 0x1
@@ -45,6 +45,23 @@ class Message(NamedTuple):
     sequence: int
     port: int
     payload: bytes
+
+
+class Listing(NamedTuple):
+    """The messages of one dump. interrupted: others changed the state meanwhile, so it is a mixture, or cut short."""
+
+    messages: list[Message]
+    interrupted: bool
+
+
+def list_until_whole(attempt: Callable[[], Listing], attempts: int) -> Listing:
+    """Ask for a listing again and again while others interrupt it; the last one is what there is, whole or not."""
+    found = attempt()
+    for _ in range(attempts - 1):
+        if not found.interrupted:
+            break
+        found = attempt()
+    return found
 
 
 class Answer(NamedTuple):

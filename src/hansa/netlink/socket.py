@@ -101,22 +101,26 @@ class NetfilterSocket:
         """Send one request and collect the messages that answer it, before its acknowledgement."""
         sequence = self.next_sequence()
         self._send(codec.message(kind, flags | codec.NLM_F_REQUEST | codec.NLM_F_ACK, sequence, payload))
-        return self._collect(sequence)
+        found = self._collect(sequence)
+        if found.interrupted:
+            raise NetlinkError([codec.Answer(sequence, errno.EINTR, "interrupted by another writer")])
+        return found.messages
 
     def dump(self, kind: int, payload: bytes) -> list[codec.Message]:
         """Ask for a listing, again and again while others change it. Raises DataplaneError if they do not stop."""
-        for _ in range(DUMP_ATTEMPTS):
-            sequence = self.next_sequence()
-            self._send(codec.message(kind, codec.NLM_F_REQUEST | codec.NLM_F_DUMP, sequence, payload))
-            try:
-                found = self._collect(sequence)
-            except NetlinkError as error:
-                if error.code == errno.EINTR:
-                    continue
-                raise
-            if not any(reply.flags & codec.NLM_F_DUMP_INTR for reply in found):
-                return found
-        raise DataplaneError(f"the listing was interrupted by other writers {DUMP_ATTEMPTS} times")
+        found = self.dump_what_is_there(kind, payload)
+        if found.interrupted:
+            raise DataplaneError(f"the listing was interrupted by other writers {DUMP_ATTEMPTS} times")
+        return found.messages
+
+    def dump_what_is_there(self, kind: int, payload: bytes) -> codec.Listing:
+        """As `dump`, but where others do not stop, the last attempt is what there is."""
+        return codec.list_until_whole(lambda: self._dump_once(kind, payload), DUMP_ATTEMPTS)
+
+    def _dump_once(self, kind: int, payload: bytes) -> codec.Listing:
+        sequence = self.next_sequence()
+        self._send(codec.message(kind, codec.NLM_F_REQUEST | codec.NLM_F_DUMP, sequence, payload))
+        return self._collect(sequence)
 
     def batch(self, requests: bytes, *, first_sequence: int, last_sequence: int) -> None:
         """Send one batch in one datagram; `first_sequence` begins it, `last_sequence` asks for an acknowledgement.
@@ -147,19 +151,19 @@ class NetfilterSocket:
                 if reply.type == codec.NLMSG_ERROR and (answer := codec.answer(reply)).code:
                     refused.append(answer)
 
-    def _collect(self, sequence: int) -> list[codec.Message]:
+    def _collect(self, sequence: int) -> codec.Listing:
         found: list[codec.Message] = []
+        interrupted = False
         while True:
             for reply in codec.messages(self._receive()):
                 if reply.sequence != sequence:
                     continue  # left over from a request that ended with an exception
+                interrupted |= bool(reply.flags & codec.NLM_F_DUMP_INTR)
                 if reply.type in (codec.NLMSG_ERROR, codec.NLMSG_DONE):
                     answer = codec.answer(reply)
-                    if answer.code:
+                    if answer.code and answer.code != errno.EINTR:
                         raise NetlinkError([answer])
-                    if reply.flags & codec.NLM_F_DUMP_INTR:
-                        raise NetlinkError([codec.Answer(sequence, errno.EINTR, "interrupted by another writer")])
-                    return found
+                    return codec.Listing(found, interrupted or answer.code == errno.EINTR)
                 found.append(reply)
 
     def _send(self, data: bytes) -> None:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import copy
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol as Seam
 
 from hansa.dataplanes.base import Change, HostState, Outcome, Result, Shortfall, SyncReport, Verb
+from hansa.dataplanes.conntrack import Connections, UdpFrontends, cut, planned, stale_entries
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
-from hansa.dataplanes.nftables.frame import GUARD, SETS
-from hansa.dataplanes.nftables.objects import TABLE, SetSpec, Value
+from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, GUARD, SETS, Place
+from hansa.dataplanes.nftables.objects import TABLE, Part, SetSpec, Value
 from hansa.dataplanes.nftables.plan import Refused, Transaction
 from hansa.dataplanes.nftables.render import Delta, Desired
 from hansa.errors import DataplaneError
-from hansa.net import IPFamily
+from hansa.net import IPFamily, Protocol
 from hansa.netlink import nftables as nf
 from hansa.netlink.socket import NetfilterSocket, NetlinkError
 from hansa.rules.model import FrontendKey, Rule, RuleChanges
@@ -35,7 +37,7 @@ RETRY_S = 5.0
 REFUSALS_SHOWN = 3
 
 
-class RulesetHost(Protocol):
+class RulesetHost(Seam):
     """Where tables live: the kernel, or `memory.MemoryRuleset`. Every method raises DataplaneError if it is away."""
 
     def generation(self) -> int:
@@ -58,6 +60,16 @@ class RulesetHost(Protocol):
 
     def close(self) -> None:
         """Release what the host holds; tables stay."""
+
+
+class Predecessor(Seam):
+    """Another proxy's tables, found at the start, which hansa takes the place of."""
+
+    def remove(self, family: IPFamily) -> str:
+        """Delete them; what was deleted, "" = nothing was there. Raises DataplaneError if the host refuses."""
+
+    def close(self) -> None:
+        """Release what is held."""
 
 
 class KernelRuleset:
@@ -179,22 +191,26 @@ def _explain(error: NetlinkError, batch: wire.Batch) -> str:
 class _Family:
     """What is known of one family's table.
 
-    trusted: it is as `desired` says, unless others wrote; doubted: they may have. seen: it was read once.
+    flows: what UDP flows may go on. trusted: the table is as `desired` says, unless others wrote; doubted: they may
+    have. seen: it was read once. alone: no other proxy's table is left.
     """
 
     desired: Desired
+    flows: UdpFrontends
     trusted: bool = False
     doubted: bool = False
     seen: bool = False
+    alone: bool = False
 
 
 @dataclass(slots=True)
 class _Work:
-    """What one sync has done so far."""
+    """What one sync has done so far. pending: what is left, apart from tables."""
 
     results: list[Result] = field(default_factory=list)
     drift: list[Change] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
     calls: int = 0
 
 
@@ -203,9 +219,19 @@ class NftablesDataplane:
 
     name = "nftables"
 
-    def __init__(self, host: RulesetHost, families: Sequence[IPFamily] = tuple(IPFamily)) -> None:
+    def __init__(
+        self,
+        host: RulesetHost,
+        families: Sequence[IPFamily] = tuple(IPFamily),
+        *,
+        connections: Connections | None = None,
+        predecessor: Predecessor | None = None,
+    ) -> None:
+        """connections: None = stale flows are not looked for. predecessor: removed once our tables are in place."""
         self._host = host
-        self._families = {family: _Family(Desired(family)) for family in families}
+        self._connections = connections
+        self._predecessor = predecessor
+        self._families = {family: _Family(Desired(family), UdpFrontends(family)) for family in families}
         self._localhost_routed = False
 
     def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
@@ -214,6 +240,7 @@ class NftablesDataplane:
         state = HostState.HEALTHY
         self._note_foreign_writes(work)
         for family, one in self._families.items():
+            one.flows.take(changes)
             try:
                 self._sync_family(one, changes, work, audit=audit)
             except DataplaneError as error:
@@ -223,7 +250,12 @@ class NftablesDataplane:
                     state = HostState.UNAVAILABLE
         if changes.surroundings.localhost_node_ports:
             self._allow_localhost(work, audit=audit)
-        pending = tuple(f"{family} table" for family, one in self._families.items() if not one.trusted)
+        for one in self._families.values():
+            if one.trusted:
+                self._replace_predecessor(one, work)
+                self._cut_stale_flows(one, work)
+        tables = (f"{family} table" for family, one in self._families.items() if not one.trusted)
+        pending = (*tables, *work.pending)
         return SyncReport(
             state=state,
             results=tuple(work.results),
@@ -246,11 +278,20 @@ class NftablesDataplane:
                 desired.adopt(read.elements)
             ruleset = desired.whole()
             found += planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))[1]
+            flows = copy.deepcopy(one.flows)
+            flows.take(changes)
+            if read is not None and not one.seen:
+                flows.recall(served_frontends(read.elements, family))
+            if self._connections is not None and flows.due:
+                entries = self._connections.list(family, Protocol.UDP).entries
+                found += planned(stale_entries(entries, flows.wanted()), flows)
         return found
 
     def close(self) -> None:
         """See `Dataplane.close`."""
-        self._host.close()
+        for one in (self._host, self._connections, self._predecessor):
+            if one is not None:
+                one.close()
 
     def _sync_family(self, one: _Family, changes: RuleChanges, work: _Work, *, audit: bool) -> None:
         rules, surroundings = changes.rules, changes.surroundings
@@ -290,6 +331,7 @@ class NftablesDataplane:
         read = self._host.read(family)
         if read is not None and not one.seen:
             one.desired.adopt(read.elements)
+            one.flows.recall(served_frontends(read.elements, family))
         one.seen = True
         ruleset = one.desired.whole()
         step, changes = planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))
@@ -338,6 +380,46 @@ class NftablesDataplane:
         self._host.route_localhost(allowed=False)
         self._localhost_routed = False
 
+    def _replace_predecessor(self, one: _Family, work: _Work) -> None:
+        """Once our table is in place, the other proxy's goes; what fails is tried again at the next sync."""
+        if self._predecessor is None or one.alone:
+            return
+        family = one.desired.family
+        work.calls += 1
+        try:
+            removed = self._predecessor.remove(family)
+        except DataplaneError as error:
+            work.conditions.append(f"{family}: another proxy's table cannot be removed: {error}")
+            work.pending.append(f"{family} table of another proxy")
+            return
+        one.alone = True
+        if removed:
+            change = Change(Verb.DELETE, "table", removed, "hansa has taken its place")
+            work.results.append(Result(change, Outcome.DONE))
+
+    def _cut_stale_flows(self, one: _Family, work: _Work) -> None:
+        """Only if a flow could be stale (K2); what fails is tried again at the next sync (K14)."""
+        if self._connections is None or not one.flows.due:
+            return
+        family = one.desired.family
+        work.calls += 1
+        try:
+            listed = self._connections.list(family, Protocol.UDP)
+        except DataplaneError as error:
+            work.conditions.append(f"{family}: stale UDP flows cannot be looked for: {error}")
+            work.pending.append(f"{family} conntrack")
+            return
+        stale = stale_entries(listed.entries, one.flows.wanted())
+        work.calls += len(stale)
+        results = cut(stale, one.flows, self._connections)
+        work.results += results
+        if any(result.outcome is Outcome.FAILED for result in results):
+            work.pending.append(f"{family} conntrack")
+        elif listed.whole:
+            one.flows.settle()
+        else:
+            work.conditions.append(f"{family}: others disturbed the listing of UDP flows; the next sync looks again")
+
     def _shortfalls(self) -> tuple[Shortfall, ...]:
         return tuple(
             shortfall
@@ -345,6 +427,18 @@ class NftablesDataplane:
             for found in one.desired.shortfalls.values()
             for shortfall in found
         )
+
+
+def served_frontends(elements: Mapping[str, Mapping[bytes, Value]], family: IPFamily) -> Iterator[FrontendKey]:
+    """The UDP frontends that a table serves, some of them several times; other protocols' have no flows to cut."""
+    width = Part.ADDRESS.width_bytes(family)
+    for place in Place:
+        at = width if place is Place.SERVICE else 0
+        for suffix in ("", FROM_PODS, FROM_NODE):
+            for key in elements.get(place.verdicts + suffix, {}):
+                if key[at] == Protocol.UDP.value:
+                    address = ip_address(key[:at]) if at else None
+                    yield FrontendKey(family, address, Protocol.UDP, int.from_bytes(key[at + 4 : at + 6], "big"))
 
 
 def _changes_of_frontends(desired: Desired, changes: RuleChanges) -> list[Change]:

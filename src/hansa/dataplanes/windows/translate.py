@@ -293,8 +293,10 @@ def remote_endpoint(address: Address, facts: HostFacts) -> DesiredEndpoint:
     return DesiredEndpoint(address, EndpointKind.REMOTE, conjured_mac(address), provider)
 
 
-def service_vip_endpoint(address: Address, facts: HostFacts) -> DesiredEndpoint:
-    """Overlay: answers the ARP of pods for a ClusterIP. Evidence: windows-proxy D.4."""
+def service_vip_endpoint(address: Address, facts: HostFacts) -> DesiredEndpoint | None:
+    """Overlay: answers the ARP of pods for a ClusterIP; None = of IPv6, which an overlay has not. Evidence: D.4."""
+    if family_of(address) is IPFamily.IPV6:
+        return None
     return DesiredEndpoint(address, EndpointKind.SERVICE_VIP, facts.host_mac, facts.node_ip(family_of(address)))
 
 
@@ -305,7 +307,7 @@ def source_vip_endpoints(facts: HostFacts, config: Config) -> list[DesiredEndpoi
     return [
         DesiredEndpoint(address, EndpointKind.SOURCE_VIP, facts.host_mac)
         for address in config.windows.source_vip
-        if facts.source_vips.get(family_of(address)) == address
+        if family_of(address) is IPFamily.IPV4 and facts.source_vips.get(IPFamily.IPV4) == address
     ]
 
 

@@ -261,6 +261,7 @@ CASES = [
         "replace",
         text="winkernel.enableDSR decides",
     ),
+    Case(Symptom.LB_FAMILY, "F76", lambda node: alter(node, WEB_NAME, flags=LbFlags.IPV6), "replace"),
     Case(
         Symptom.LB_AFFINITY,
         "F74",
@@ -402,6 +403,15 @@ def test_findings_come_in_the_order_of_their_weight_and_always_alike() -> None:
     assert ranks == sorted(ranks)
     assert found == examine(node)
     assert not found.healthy
+
+
+def test_an_object_that_makes_no_sense_is_named_and_left_alone() -> None:
+    node = healthy()
+    changes = RuleChanges(dict(node.rules), node.surroundings, complete=True)
+    situation = node.dataplane.survey(changes, now=node.now)
+    situation.observed.unreadable[Guid("X")] = "load balancer X: FrontendVIPs: expected a list"
+    (one,) = diagnose(situation).findings
+    assert (one.symptom, one.step) == (Symptom.UNREADABLE, "nothing: it is left alone")
 
 
 # --- objects of others ---

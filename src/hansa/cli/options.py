@@ -21,7 +21,7 @@ from hansa.sources.host import read_host
 
 if TYPE_CHECKING:
     from hansa.dataplanes.windows.apply import WindowsDataplane
-    from hansa.hns.api import HnsApi
+    from hansa.hns.api import Guid, HnsApi
     from hansa.hns.dumps import Dump
     from hansa.hns.emulator.builds import Build
     from hansa.hns.emulator.server import Server
@@ -383,17 +383,26 @@ def read_hns(api: HnsApi) -> Listing:
     client = HnsClient(api)
     malformed: list[str] = []
 
-    def read(kind: HnsKind, decode: Callable[[str], _T]) -> tuple[_T, ...]:
-        found = []
-        for guid in client.list_ids(kind):
+    def read_one(kind: HnsKind, guid: Guid, decode: Callable[[str], _T]) -> _T | None:
+        for is_last in (False, True):
             try:
-                found.append(decode(client.read(kind, guid)))
+                return decode(client.read(kind, guid))
             except schema.MalformedHnsObject as error:
                 malformed.append(str(error))
+                return None
             except HnsError as error:
-                if classify(error) is not ErrorClass.GONE:
-                    raise
-        return tuple(found)
+                match classify(error):
+                    case ErrorClass.UNAVAILABLE:
+                        raise
+                    case ErrorClass.GONE:
+                        return None
+                    case _ if is_last:  # once may be chance: torn down, say, between open and query
+                        malformed.append(f"{kind} {guid} cannot be read: {error}")
+        return None
+
+    def read(kind: HnsKind, decode: Callable[[str], _T]) -> tuple[_T, ...]:
+        found = (read_one(kind, guid, decode) for guid in client.list_ids(kind))
+        return tuple(one for one in found if one is not None)
 
     return Listing(
         read(HnsKind.NETWORK, schema.decode_network),

@@ -10,7 +10,12 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests.end_to_end.cluster import held
 from tests.end_to_end.stage import WITHIN_S, until
+
+from hansa.cli.options import read_hns
+from hansa.hns.emulator.service import Emulator
+from hansa.hns.remote import RemoteHns
 
 HANSA = Path(sys.executable).with_name("hansa")
 
@@ -100,3 +105,20 @@ async def shell(folder: Path) -> AsyncIterator[Shell]:
         yield made
     finally:
         await made.close()
+
+
+def seen(address: str) -> list[str]:
+    """What the HNS at this address holds, in the words of `held`."""
+    with RemoteHns(address) as hns:
+        listing = read_hns(hns)
+    mirror = Emulator()
+    for one in (*listing.endpoints, *listing.load_balancers):
+        mirror.add(one)
+    return held(mirror)
+
+
+async def holds(address: str, goal: list[str], *, by: Command) -> None:
+    """Return once the HNS at this address holds exactly that."""
+    await until(
+        lambda: seen(address) == goal, lambda: f"{sorted(set(goal) ^ set(seen(address)))} by {by.log}", every_s=0.1
+    )

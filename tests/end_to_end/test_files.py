@@ -9,13 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.end_to_end.cluster import FAR_POD, LOCAL_POD, NODE_NAME, cluster, held, shop, wanted
-from tests.end_to_end.processes import Command, shell
-from tests.end_to_end.stage import until
-
-from hansa.cli.options import read_hns
-from hansa.hns.emulator.service import Emulator
-from hansa.hns.remote import RemoteHns
+from tests.end_to_end.cluster import FAR_POD, LOCAL_POD, NODE_NAME, cluster, shop, wanted
+from tests.end_to_end.processes import Command, holds, seen, shell
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -51,16 +46,6 @@ class Folder:
     @property
     def items(self) -> list[Manifest]:
         return [item for items in self._files.values() for item in items]
-
-
-def seen(address: str) -> list[str]:
-    """What the HNS at this address holds, in the words of `held`."""
-    with RemoteHns(address) as hns:
-        listing = read_hns(hns)
-    mirror = Emulator()
-    for one in (*listing.endpoints, *listing.load_balancers):
-        mirror.add(one)
-    return held(mirror)
 
 
 async def test_a_folder_is_followed_and_a_broken_file_costs_one_line_and_no_rule(tmp_path: Path) -> None:

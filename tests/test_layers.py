@@ -114,7 +114,8 @@ def test_every_edge_is_on_the_list_for_a_reason() -> None:
     pure = [
         name
         for name in existing
-        if not {imported.split(".")[0] for imported in imports(MODULES[name])} & (IMPURE | {"pathlib", "aiohttp", "sys"})
+        if not {imported.split(".")[0] for imported in imports(MODULES[name])}
+        & (IMPURE | {"pathlib", "aiohttp", "sys"})
     ]
     allowed = {"dataplanes.windows.apply", "dataplanes.nftables.apply"}  # I/O by way of the seam that they are given
     assert set(pure) <= allowed, f"no I/O left in {pure}"

@@ -120,9 +120,9 @@ class Selection:
 
     @property
     def enduring(self) -> tuple[Endpoint, ...]:
-        """Every endpoint that established flows may go on to: ready or serving, whatever policy and hints say (K4, K13).
+        """Every endpoint to which established flows may go on: ready or serving, whatever policy and hints say.
 
-        In E14 order.
+        In E14 order. Evidence: service-semantics K4, K13.
         """
         kept = [endpoint for endpoint, _ in self.excluded if endpoint.ready or endpoint.serving]
         return tuple(sorted((*self.reachable, *kept), key=str)) if kept else self.reachable

@@ -8,7 +8,7 @@ from hansa.api.change import Upsert
 from hansa.hns.schema import NetworkType, RemoteSubnetRoute
 from hansa.lab.cni import PodNetwork, add_local_pods, emulated_node
 from hansa.net import parse_address
-from hansa.testing import endpoint_slice, node, endpoint
+from hansa.testing import endpoint, endpoint_slice, node
 
 OWN = node("win-1", addresses=["192.0.2.21", "2001:db8::21"], pod_cidrs=["100.96.2.0/24", "fd00:96:2::/64"])
 OTHERS = [

@@ -36,7 +36,7 @@ class Connections(Seam):
         """All entries of the family and protocol in the common zone."""
 
     def delete(self, entry: Entry) -> bool:
-        """Forget this very connection; False = it was gone already. A later one with its addresses stays."""
+        """Forget this very connection; False = it was gone already, or its addresses are another one's now."""
 
     def close(self) -> None:
         """Release what is held; entries stay."""

@@ -35,7 +35,8 @@ class Entry(NamedTuple):
     """One tracked connection, as its first packet was and as answers are. Addresses are packed, in network order.
 
     answered_by: the source of answers; where the destination was translated, the endpoint, else the destination.
-    number: the kernel's own, which a later connection with the same addresses does not have.
+    number: the kernel's own, which a later connection with the same addresses seldom has (one that gets the very place
+    in memory of the deleted one does).
     """
 
     family: IPFamily
@@ -105,7 +106,7 @@ def statistics() -> bytes:
 
 
 def deletion(entry: Entry) -> bytes:
-    """Names one entry to delete. The number saves a newer connection that has the same addresses."""
+    """Names one entry to delete, by its number too: a newer connection may have the same addresses."""
     return _header(entry.family) + _original(entry) + be32(_ID, entry.number)
 
 

@@ -30,8 +30,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"
 LANGUAGES = {"pycon", "console", "yaml", "json", "text", "sh", "python", "mermaid"}
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 UPDATE = bool(os.environ.get("HANSA_UPDATE_DOCS"))
-# What a terminal of the reader may set and a page must not depend on.
-ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", "KUBE_NETWORK": ""}
+# What a terminal of the reader may set and a page must not depend on; and HANSA, the folder of the repository.
+ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", "KUBE_NETWORK": "", "HANSA": str(ROOT)}
 
 
 @dataclass(frozen=True)

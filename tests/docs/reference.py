@@ -18,14 +18,16 @@ from typer.core import TyperArgument, TyperGroup, TyperOption
 import hansa
 from hansa import cli, config
 from hansa.cli.app import app
-from hansa.dataplanes.windows.sight import FIRST_PROBE_S, LONGEST_PROBE_S
 from hansa.dataplanes.windows.backoff import NEVER, PACES
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER
+from hansa.dataplanes.windows.sight import FIRST_PROBE_S, LONGEST_PROBE_S
+from hansa.explain.defects import DEFECTS
 from hansa.hns.emulator.builds import BUILDS, SWITCHES, Build
 from hansa.hns.emulator.refusals import RULES
 from hansa.hns.errors import KNOWN_RESULTS, ErrorClass, KnownResult
 from hansa.hns.features import Feature, needed, supports
 from hansa.hns.quirks import QUIRKS
+from hansa.hns.schema1 import CONVERSIONS
 
 MARK = re.compile(r"(<!-- table ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -288,6 +290,29 @@ def refusals() -> str:
     return _table(("rule", "calls", "refused when", "answer", "grade", "known from"), rows)
 
 
+# --- listings and findings ---
+
+
+def dump_fields() -> str:
+    rows = [(str(one.kind), f"`{one.old}`", f"`{one.new}`", one.evidence) for one in CONVERSIONS]
+    return _table(("object", "schema 1", "schema 2", "known from"), rows)
+
+
+def symptoms() -> str:
+    rows = [
+        (
+            f"`{symptom.value}`",
+            defect.severity.value,
+            defect.known_as,
+            defect.meaning,
+            ", ".join(defect.issues),
+            defect.remedy,
+        )
+        for symptom, defect in DEFECTS.items()
+    ]
+    return _table(("symptom", "severity", "known as", "what it means", "upstream", "by hand"), rows)
+
+
 # --- shared ---
 
 # Labels of lines in the notes that the code was built from: they mean something in a docstring, not to a reader here.
@@ -341,4 +366,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "builds": builds,
     "switches": switches,
     "refusals": refusals,
+    "dump-fields": dump_fields,
+    "symptoms": symptoms,
 }

@@ -55,8 +55,7 @@ async def test_a_folder_is_followed_and_a_broken_file_costs_one_line_and_no_rule
     address = f"unix:{tmp_path}/hns.sock"
 
     async def follows(run: Command) -> None:
-        goal = wanted(folder.items)
-        await until(lambda: seen(address) == goal, lambda: f"{set(goal) ^ set(seen(address))} {run.log}", every_s=0.1)
+        await holds(address, wanted(folder.items), by=run)
 
     async with shell(tmp_path) as on:
         run = await on.hansa(

@@ -11,10 +11,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import assert_never
 
 from hansa.errors import ConfigError, Fault
-from hansa.net import Address, IPFamily, Prefix, family_of, parse_address, parse_prefix
+from hansa.net import Address, IPFamily, Prefix, address_port, family_of, parse_address, parse_prefix
 
 
 class DetectLocalMode(enum.Enum):
@@ -35,6 +36,23 @@ class NodePortAddresses:
 
     primary: bool = True
     prefixes: tuple[Prefix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BindAddress:
+    """Where a server listens. An unspecified address (0.0.0.0, ::) means all of both families; port 0: any free one."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return address_port(self.address, self.port)
+
+
+HEALTHZ_PORT = 10256  # kube-proxy's ports, which load balancers and monitoring already know
+METRICS_PORT = 10249
+# Where no server is wanted. "" in a file means the default, as kubeadm writes it; the flags' "" means this.
+OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +81,32 @@ class WindowsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LinuxConfig:
+    """What the kernel of a Linux node is set to at the start; None = what it has is left alone.
+
+    max_per_core, min_entries: size of the connection table, by processor and at least. ip_forward: both families'
+    forwarding is switched on; without it, what is switched off is only told.
+    """
+
+    max_per_core: int | None = None
+    min_entries: int | None = None
+    tcp_established_timeout_s: float | None = None
+    tcp_close_wait_timeout_s: float | None = None
+    tcp_be_liberal: bool = False
+    udp_timeout_s: float | None = None
+    udp_stream_timeout_s: float | None = None
+    ip_forward: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the stages need to know and that does not come from the API or the host.
 
     proxy_name: this proxy's service-proxy-name, None = the default proxy (S4, S5).
     bind_addresses: replace the Node's primary IP per family (I6). Times are seconds.
     full_check_period_s: how often the host is compared with the rules though nothing changed (F30).
+    healthz_bind_address, metrics_bind_address: None = no such server. bind_address_hard_fail: a port that is taken ends
+    the process instead of being tried again (Z14).
     """
 
     node_name: str
@@ -86,7 +124,16 @@ class Config:
     sync_period_s: float = 30.0
     full_sync_period_s: float = 3600.0
     full_check_period_s: float = 30.0
+    healthz_bind_address: BindAddress | None = BindAddress(IPv4Address(0), HEALTHZ_PORT)
+    metrics_bind_address: BindAddress | None = BindAddress(IPv4Address("127.0.0.1"), METRICS_PORT)
+    bind_address_hard_fail: bool = False
     windows: WindowsConfig = WindowsConfig()
+    linux: LinuxConfig = LinuxConfig()
+
+    @property
+    def takeover(self) -> bool:
+        """Whether leftovers of kube-proxy may be deleted, on any dataplane."""
+        return self.windows.takeover
 
     def cluster_cidr(self, family: IPFamily) -> Prefix | None:
         """The first cluster CIDR of the family; None = ClusterCIDR detection is not possible there."""
@@ -132,7 +179,15 @@ def make_config(values: Mapping[str, object], *, node_name: str) -> Config:
         sync_period_s=sync_period_s,
         full_sync_period_s=reader.period("fullSyncPeriod", default=default.full_sync_period_s),
         full_check_period_s=reader.period("fullCheckPeriod", default=sync_period_s),
+        healthz_bind_address=_read_bind_address(
+            reader, "healthzBindAddress", port=HEALTHZ_PORT, defaults=(IPv4Address(0), IPv6Address(0))
+        ),
+        metrics_bind_address=_read_bind_address(
+            reader, "metricsBindAddress", port=METRICS_PORT, defaults=(IPv4Address("127.0.0.1"), IPv6Address("::1"))
+        ),
+        bind_address_hard_fail=reader.flag("bindAddressHardFail", default=default.bind_address_hard_fail),
         windows=_read_windows(reader),
+        linux=_read_linux(reader),
     )
     _check_detector(reader, config)
     reader.check_document()
@@ -198,6 +253,17 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting("hostnameOverride", "name", "this node's name; default: the host name, trimmed, in lower case"),
     Setting("bindAddress", "address", "replaces the Node's primary IP; unspecified (0.0.0.0, ::) means: do not"),
+    Setting(
+        "healthzBindAddress",
+        "IP, IP:port or off",
+        "where /healthz, /livez and /readyz are; [::]:10256 if bindAddress is IPv6; off: nowhere",
+    ),
+    Setting(
+        "metricsBindAddress",
+        "IP, IP:port or off",
+        "where /metrics and its like are; [::1]:10249 if bindAddress is IPv6; off: nowhere",
+    ),
+    Setting("bindAddressHardFail", "bool", "end when one of these ports is taken, instead of trying again every 5 s"),
     Setting("clusterCIDR", "CIDR or IPv4,IPv6 pair", "where pods are, for detectLocalMode ClusterCIDR"),
     Setting(
         "detectLocalMode",
@@ -216,6 +282,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("nftables.syncPeriod", "duration", "as syncPeriod, in mode nftables"),
     Setting("nftables.minSyncPeriod", "duration", "as minSyncPeriod, in mode nftables"),
     Setting("nftables.masqueradeAll", "bool", "as masqueradeAll, in mode nftables"),
+    Setting("conntrack.maxPerCore", "count", "Linux: entries of the connection table by processor; 0 = as it is"),
+    Setting("conntrack.min", "count", "Linux: entries of the connection table at least; 0 = as it is"),
+    Setting("conntrack.tcpEstablishedTimeout", "duration", "Linux: how long idle connections are known; 0 = as it is"),
+    Setting("conntrack.tcpCloseWaitTimeout", "duration", "Linux: the same for half closed ones; 0 = as it is"),
+    Setting("conntrack.tcpBeLiberal", "bool", "Linux: TCP packets outside the window count as valid; false = as it is"),
+    Setting("conntrack.udpTimeout", "duration", "Linux: how long a question without answer is known; 0 = as it is"),
+    Setting("conntrack.udpStreamTimeout", "duration", "Linux: the same for UDP with answers; 0 = as it is"),
     Setting("winkernel.networkName", "name", "the HNS network; default: environment KUBE_NETWORK, else the only one"),
     Setting(
         "winkernel.sourceVip",
@@ -240,6 +313,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("masqueradeAll", "bool", "masquerade everything sent to a ClusterIP"),
     Setting("localhostNodePorts", "bool", "node ports on 127.0.0.1 too, where the dataplane can"),
     Setting("proxyName", "name", "handle only Services with this service-proxy-name label"),
+    Setting("ipForward", "bool", "Linux: switch forwarding on at the start; false: only tell if it is off"),
     Setting("takeover", "bool", "whether leftovers of kube-proxy may be deleted"),
     Setting("criticalServices", "list of namespace/name", "Services that go first in every sync"),
 )
@@ -248,16 +322,12 @@ _LOCKED_GATES = frozenset({"MultiCIDRServiceAllocator", "PreferSameTrafficDistri
 _KIND = "KubeProxyConfiguration"
 # KubeProxyConfiguration keys that are known and not read here. A prefix covers everything below it.
 _IGNORED: Mapping[str, str] = {
-    "bindAddressHardFail": "a port that cannot be bound is retried and reported",
     "clientConnection": "the API connection has settings of its own",
     "configSyncPeriod": "objects are watched, never listed again on a timer",
-    "conntrack": "kernel limits are left to the host",
     "enableProfiling": "there is no Go profile to serve",
-    "healthzBindAddress": "health has settings of its own",
     "iptables.masqueradeBit": "no dataplane of hansa marks packets that way",
     "ipvs": "hansa's periods stand at top level, and no ipvs mode is configured here",
     "logging": "logging has settings of its own",
-    "metricsBindAddress": "metrics have settings of their own",
     "nftables.masqueradeBit": "no dataplane of hansa marks packets that way",
     "oomScoreAdj": "left to the host",
     "portRange": "unused by kube-proxy too",
@@ -358,6 +428,11 @@ class _Reader:
             return value
         self.fault(path, f"{_shown(value)} is not a whole number above 0")
         return default
+
+    def limit(self, path: str) -> int | None:
+        """A whole number above 0; None = 0 or not given, which leave things as they are."""
+        value = self.get(path)
+        return None if value in (0, "0") and not isinstance(value, bool) else self.count(path, default=0) or None
 
     def period(self, name: str, *, default: float, zero: bool = False) -> float:
         """A duration in seconds, above 0; `zero`: or 0. In a section, 0 means that it is not given."""
@@ -485,6 +560,35 @@ def _read_bind_addresses(reader: _Reader) -> tuple[Address, ...]:
     return tuple(address for address in _read_addresses(reader, "bindAddress") if not address.is_unspecified)
 
 
+def _read_bind_address(
+    reader: _Reader, path: str, *, port: int, defaults: tuple[Address, Address]
+) -> BindAddress | None:
+    """IP or IP:port; the port is added if missing. Not given: the first default, the second if bindAddress is IPv6."""
+    text = reader.text(path)
+    if not text:
+        bind_addresses = _Reader({"bindAddress": reader.get("bindAddress")})  # its faults are named elsewhere
+        given = _read_addresses(bind_addresses, "bindAddress")
+        return BindAddress(defaults[1] if given and given[0].version == 6 else defaults[0], port)
+    if text == OFF:
+        return None
+    try:
+        return _parse_bind_address(text, port)
+    except ValueError:
+        remedy = f"write it like 0.0.0.0:{port} or [::]:{port}, or off"
+        reader.fault(path, f"{_shown(text)} is neither IP nor IP:port", remedy=remedy)
+        return None
+
+
+def _parse_bind_address(text: str, default_port: int) -> BindAddress:
+    match = re.fullmatch(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d{1,5})", text)
+    if match is None:
+        return BindAddress(parse_address(text), default_port)
+    address, port = parse_address(match["v6"] or match["v4"]), int(match["port"])
+    if port > 65535 or (match["v6"] and ":" not in match["v6"]):
+        raise ValueError(text)
+    return BindAddress(address, port)
+
+
 def _refuse_twins(reader: _Reader, path: str, entries: Sequence[Address | Prefix]) -> None:
     families = [family_of(entry) for entry in entries]
     for family in sorted(set(families)):
@@ -558,6 +662,22 @@ def _read_gates(reader: _Reader) -> Mapping[str, bool]:
         if not found[name]:
             reader.fault(f"featureGates.{name}", "is locked to true", remedy="remove it")
     return found
+
+
+def _read_linux(reader: _Reader) -> LinuxConfig:
+    def time_s(name: str) -> float | None:
+        return reader.period(f"conntrack.{name}", default=0.0, zero=True) or None
+
+    return LinuxConfig(
+        max_per_core=reader.limit("conntrack.maxPerCore"),
+        min_entries=reader.limit("conntrack.min"),
+        tcp_established_timeout_s=time_s("tcpEstablishedTimeout"),
+        tcp_close_wait_timeout_s=time_s("tcpCloseWaitTimeout"),
+        tcp_be_liberal=reader.flag("conntrack.tcpBeLiberal", default=False),
+        udp_timeout_s=time_s("udpTimeout"),
+        udp_stream_timeout_s=time_s("udpStreamTimeout"),
+        ip_forward=reader.flag("ipForward", default=False),
+    )
 
 
 def _read_windows(reader: _Reader) -> WindowsConfig:

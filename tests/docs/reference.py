@@ -98,6 +98,7 @@ _FIELDS = {
     "winkernel.rootHnsEndpointName": "root_endpoint_name",
     "winkernel.enableDSR": "enable_dsr",
     "criticalServices": "critical",
+    "conntrack.min": "min_entries",
 }
 # Keys that KubeProxyConfiguration does not have.
 OWN = frozenset(
@@ -115,6 +116,7 @@ OWN = frozenset(
         "masqueradeAll",
         "localhostNodePorts",
         "proxyName",
+        "ipForward",
         "takeover",
         "criticalServices",
     }
@@ -140,7 +142,7 @@ def _default_of(path: str) -> str:
         return ""
     default = config.make_config({}, node_name="n")
     names = _FIELDS.get(path) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path.rpartition(".")[2]).lower()
-    for holder in (default, default.windows):
+    for holder in (default, default.windows, default.linux):
         known = {each.name for each in fields(holder)}
         for name in (names, f"{names}_s"):
             if name in known:

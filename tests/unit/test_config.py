@@ -10,6 +10,7 @@ from hansa.config import (
     SETTINGS,
     Config,
     DetectLocalMode,
+    LinuxConfig,
     NodePortAddresses,
     config_warnings,
     ignored_settings,
@@ -30,7 +31,7 @@ KUBEADM = {
     "clientConnection": {"kubeconfig": "/var/lib/kube-proxy/kubeconfig.conf", "qps": 0},
     "clusterCIDR": "10.244.0.0/16",
     "configSyncPeriod": "0s",
-    "conntrack": {"maxPerCore": None, "min": None},
+    "conntrack": {"maxPerCore": None, "min": None, "tcpCloseWaitTimeout": None, "tcpEstablishedTimeout": None},
     "detectLocal": {"bridgeInterface": "", "interfaceNamePrefix": ""},
     "detectLocalMode": "",
     "featureGates": None,
@@ -89,11 +90,24 @@ def test_every_setting_reaches_the_configuration() -> None:
         minSyncPeriod="2s",
         fullSyncPeriod="10m",
         fullCheckPeriod="15s",
+        healthzBindAddress="192.0.2.9",
+        metricsBindAddress="off",
+        bindAddressHardFail=True,
         masqueradeAll=True,
         localhostNodePorts=True,
         proxyName="hansa",
         takeover=False,
         criticalServices=["a/b"],
+        conntrack={
+            "maxPerCore": 1,
+            "min": 2,
+            "tcpEstablishedTimeout": "3s",
+            "tcpCloseWaitTimeout": "4s",
+            "tcpBeLiberal": True,
+            "udpTimeout": "5s",
+            "udpStreamTimeout": "6s",
+        },
+        ipForward=True,
     )
     untouched = Config(node_name="n1")
     assert config.node_name == "other"
@@ -104,12 +118,15 @@ def test_every_setting_reaches_the_configuration() -> None:
     assert config.min_sync_period_s == 2
     assert config.full_sync_period_s == 600
     assert config.full_check_period_s == 15
+    assert str(config.healthz_bind_address) == "192.0.2.9:10256"
     assert config.windows.critical == ("a/b",)
     assert config.windows.pass_budget_s == 5
     for field in Config.__dataclass_fields__:
         assert getattr(config, field) != getattr(untouched, field), f"{field} cannot be set"
     for field in type(config.windows).__dataclass_fields__:
         assert getattr(config.windows, field) != getattr(untouched.windows, field), f"windows.{field} cannot be set"
+    for field in type(config.linux).__dataclass_fields__:
+        assert getattr(config.linux, field) != getattr(untouched.linux, field), f"linux.{field} cannot be set"
 
 
 @pytest.mark.parametrize("setting", [setting.path for setting in SETTINGS])
@@ -331,3 +348,56 @@ def test_values_of_a_family_that_the_node_lacks_are_warned_about() -> None:
     found = warned(config, frozenset({IPFamily.IPV4}))
     assert {text.partition(":")[0] for text in found} == {"clusterCIDR", "winkernel.sourceVip", "bindAddress"}
     assert not warned(config, frozenset()) & found  # a Node that is not known yet proves nothing
+
+
+def test_limits_of_the_kernel_are_left_alone_unless_given() -> None:
+    """Other than with kube-proxy, which has limits of its own even where nothing is given."""
+    assert read(**KUBEADM).linux == LinuxConfig()
+    zeros = {"maxPerCore": 0, "min": "0", "tcpEstablishedTimeout": "0s", "udpTimeout": 0, "tcpBeLiberal": False}
+    assert read(conntrack=zeros).linux == LinuxConfig()
+    given = {
+        "maxPerCore": 32768,
+        "min": 131072,
+        "tcpEstablishedTimeout": "24h",
+        "tcpCloseWaitTimeout": "1h",
+        "tcpBeLiberal": True,
+        "udpTimeout": "30s",
+        "udpStreamTimeout": "2m",
+    }
+    assert read(conntrack=given, ipForward="true").linux == LinuxConfig(32768, 131072, 86400, 3600, True, 30, 120, True)
+
+
+@pytest.mark.parametrize("key", ["maxPerCore", "min", "tcpEstablishedTimeout", "udpTimeout"])
+@pytest.mark.parametrize("value", [-1, "-1s", "x", True, [3]])
+def test_limits_that_are_none_are_refused(key: str, value: object) -> None:
+    assert f"conntrack.{key}" in faults(conntrack={key: value})
+
+
+def test_takeover_is_one_setting_for_all_dataplanes() -> None:
+    assert read().takeover
+    assert not read(takeover=False).takeover
+
+
+@pytest.mark.parametrize(
+    ("values", "healthz", "metrics"),
+    [
+        ({}, "0.0.0.0:10256", "127.0.0.1:10249"),
+        ({"healthzBindAddress": "", "metricsBindAddress": ""}, "0.0.0.0:10256", "127.0.0.1:10249"),
+        ({"bindAddress": "192.0.2.9"}, "0.0.0.0:10256", "127.0.0.1:10249"),
+        ({"bindAddress": "::"}, "[::]:10256", "[::1]:10249"),
+        ({"bindAddress": "2001:db8::9"}, "[::]:10256", "[::1]:10249"),
+        ({"healthzBindAddress": "off", "metricsBindAddress": "off"}, "None", "None"),
+        ({"healthzBindAddress": "127.0.0.1", "metricsBindAddress": "::"}, "127.0.0.1:10256", "[::]:10249"),
+        ({"healthzBindAddress": "[::1]:0", "metricsBindAddress": "0.0.0.0:9999"}, "[::1]:0", "0.0.0.0:9999"),
+    ],
+)
+def test_health_and_metrics_listen_where_kube_proxy_does(values: dict[str, str], healthz: str, metrics: str) -> None:
+    config = make_config(values, node_name="n1")
+    assert (str(config.healthz_bind_address), str(config.metrics_bind_address)) == (healthz, metrics)
+
+
+@pytest.mark.parametrize(
+    "text", ["localhost:1", ":10256", "0.0.0.0:", "0.0.0.0:65536", "0.0.0.0:-1", "[0.0.0.0]:1", "::1:x", "[::1", "1.2.3"]
+)
+def test_what_is_no_address_to_listen_at_is_named(text: str) -> None:
+    assert "neither IP nor IP:port" in faults(healthzBindAddress=text)["healthzBindAddress"]

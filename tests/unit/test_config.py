@@ -397,7 +397,8 @@ def test_health_and_metrics_listen_where_kube_proxy_does(values: dict[str, str],
 
 
 @pytest.mark.parametrize(
-    "text", ["localhost:1", ":10256", "0.0.0.0:", "0.0.0.0:65536", "0.0.0.0:-1", "[0.0.0.0]:1", "::1:x", "[::1", "1.2.3"]
+    "text",
+    ["localhost:1", ":10256", "0.0.0.0:", "0.0.0.0:65536", "0.0.0.0:-1", "[0.0.0.0]:1", "::1:x", "[::1", "1.2.3"],
 )
 def test_what_is_no_address_to_listen_at_is_named(text: str) -> None:
     assert "neither IP nor IP:port" in faults(healthzBindAddress=text)["healthzBindAddress"]

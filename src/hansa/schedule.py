@@ -18,6 +18,7 @@ Evidence: service-semantics section 17, B1 to B11; windows-proxy E.1, F30, F31, 
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hansa.config import Config
@@ -131,14 +132,20 @@ class Backlog:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._pending_since: dict[str, float] = {}
         self._since_during_run: float | None = None
         self._running_since: float | None = None
         self._last_ok_at: float | None = None
 
     @property
     def waiting_since(self) -> float | None:
-        """The oldest request that no successful run has satisfied; None if the host is as desired."""
-        return self._since
+        """The oldest request that no run has satisfied, in whole or for some key; None if the host is as desired."""
+        return min((since for since in (self._since, *self._pending_since.values()) if since is not None), default=None)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether the last run that reached the host left keys behind."""
+        return bool(self._pending_since)
 
     @property
     def running_since(self) -> float | None:
@@ -159,11 +166,22 @@ class Backlog:
         self._running_since = now
         self._since_during_run = None
 
-    def finished(self, now: float, *, ok: bool) -> None:
-        """A failed run keeps the oldest request, and is one itself if it found the host wrong without being asked."""
+    def finished(self, now: float, *, ok: bool, pending: Collection[str] | None = None) -> None:
+        """A failed run keeps the oldest request, and is one itself if it found the host wrong without being asked.
+
+        pending: the run went through all it had to do and satisfied every request but for these keys, each of which
+        waits from the request on that it was pending after first; None: nobody knows.
+        """
+        begun = self._running_since
         if ok:
+            self._pending_since = {}
             self._since = self._since_during_run
             self._last_ok_at = now
+        elif pending is not None:
+            asked = [since for since in (self._since, begun) if since is not None]
+            since = min(asked, default=now)
+            self._pending_since = {key: self._pending_since.get(key, since) for key in pending}
+            self._since = self._since_during_run
         elif self._since is None:
-            self._since = self._running_since
+            self._since = begun
         self._running_since = None

@@ -7,10 +7,11 @@ applies the difference. It runs in one worker thread; the engine never touches i
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from hansa.net import IPFamily
 from hansa.rules.model import FrontendKey, RuleChanges
 from hansa.services.model import ServicePortName
 
@@ -77,6 +78,8 @@ class SyncReport:
 
     again: the pass ended early (call budget); the next one should follow at once. host_calls counts calls to the host.
     drift: changes that no rule change asked for, i.e. someone else had altered the host. conditions: human sentences.
+    pending_by_family: `pending` by family; None = the dataplane does not tell. calls_by_verb: `host_calls` by the host's
+    own verbs; empty = the dataplane does not tell.
     """
 
     state: HostState
@@ -88,6 +91,12 @@ class SyncReport:
     retry_at: float | None = None
     again: bool = False
     host_calls: int = 0
+    pending_by_family: Mapping[IPFamily, tuple[str, ...]] | None = None
+    calls_by_verb: Mapping[str, int] = field(default_factory=dict)
+
+    def pending_in(self, family: IPFamily) -> tuple[str, ...]:
+        """What of `pending` is of this family; all of it if the dataplane does not tell."""
+        return self.pending if self.pending_by_family is None else self.pending_by_family.get(family, ())
 
     @property
     def ok(self) -> bool:

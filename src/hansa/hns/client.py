@@ -5,6 +5,7 @@ Prices in DLL calls: list 1, read 3, create 3 (endpoints 5), modify 4, delete 1.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,14 +26,22 @@ def list_query(**conditions: str) -> str:
 
 
 class HnsClient:
-    """One verb per thing that hansa does to HNS. Every verb may raise HnsError; `calls` counts what reached the DLL."""
+    """One verb per thing that hansa does to HNS. Every verb may raise HnsError.
+
+    `calls` counts what reached the DLL, `calls_by_verb` the same by the DLL's verbs (`open`, `query`, ...).
+    """
 
     def __init__(self, api: HnsApi) -> None:
         self._api = api
         self.calls = 0
+        self.calls_by_verb: Counter[str] = Counter()
+
+    def _count(self, verb: str) -> None:
+        self.calls += 1
+        self.calls_by_verb[verb] += 1
 
     def version(self) -> HnsVersion:
-        self.calls += 1
+        self._count("version")
         return self._api.version()
 
     def list_ids(self, kind: HnsKind, *, name: str | None = None, network: Guid | None = None) -> tuple[Guid, ...]:
@@ -51,7 +60,7 @@ class HnsClient:
                 raise ValueError(f"a {kind} cannot be listed by network")
             # HNS filters before it converts to schema 2, hence the name of schema 1.
             conditions["VirtualNetwork"] = _usable(network)
-        self.calls += 1
+        self._count("enumerate")
         return decode_guids(kind, self._api.enumerate(kind, list_query(**conditions)))
 
     def read(self, kind: HnsKind, guid: Guid) -> str:
@@ -77,30 +86,30 @@ class HnsClient:
         The answer is to be compared with what was wanted: HNS 15.4 says yes and changes nothing.
         """
         with self._opened(kind, guid) as handle:
-            self.calls += 1
+            self._count("modify")
             self._api.modify(kind, handle, document)
             return self._query(kind, handle)
 
     def delete(self, kind: HnsKind, guid: Guid) -> None:
         """Delete by GUID; raises ValueError for an empty or zero GUID before HNS sees it."""
         _usable(guid)
-        self.calls += 1
+        self._count("delete")
         self._api.delete(kind, guid)
 
     def _create(self, kind: HnsKind, guid: Guid, document: str, parent: Handle | None) -> str:
-        self.calls += 1
+        self._count("create")
         handle = self._api.create(kind, guid, document, parent)
         with self._closing(kind, handle):
             return self._query(kind, handle)
 
     def _query(self, kind: HnsKind, handle: Handle) -> str:
-        self.calls += 1
+        self._count("query")
         return self._api.query(kind, handle, DEFAULT_QUERY)
 
     @contextmanager
     def _opened(self, kind: HnsKind, guid: Guid) -> Iterator[Handle]:
         _usable(guid)
-        self.calls += 1
+        self._count("open")
         handle = self._api.open(kind, guid)
         with self._closing(kind, handle):
             yield handle
@@ -110,7 +119,7 @@ class HnsClient:
         try:
             yield
         finally:
-            self.calls += 1
+            self._count("close")
             self._api.close(kind, handle)
 
 

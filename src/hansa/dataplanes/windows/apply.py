@@ -8,6 +8,7 @@ Evidence: windows-proxy H.1 (shape), H.6 (failures), H.7 (bounds), F09, F21 (out
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -102,7 +103,7 @@ class WindowsDataplane:
     # --- Dataplane ---
 
     def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
-        calls = self._client.calls
+        calls = self._client.calls_by_verb.copy()
         self._results, self._drift, self._out_of_budget = [], [], False
         self._take(changes)
         state = self._pass(now, audit)
@@ -410,7 +411,8 @@ class WindowsDataplane:
 
     # --- telling ---
 
-    def _report(self, state: HostState, now: float, calls: int) -> SyncReport:
+    def _report(self, state: HostState, now: float, calls: Counter[str]) -> SyncReport:
+        calls_by_verb = self._client.calls_by_verb - calls
         times = [self._backoff.next_at(), self._sight.next_at]
         return SyncReport(
             state=state,
@@ -421,7 +423,9 @@ class WindowsDataplane:
             conditions=tuple(self._conditions(now)),
             retry_at=min((time for time in times if time is not None), default=None),
             again=state is HostState.HEALTHY and bool(self._dirty),
-            host_calls=self._client.calls - calls,
+            host_calls=calls_by_verb.total(),
+            pending_by_family=self._status.pending_by_family,
+            calls_by_verb=calls_by_verb,
         )
 
     def _conditions(self, now: float) -> Iterator[str]:

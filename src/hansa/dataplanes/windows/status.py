@@ -13,7 +13,7 @@ from hansa.dataplanes.windows.compare import (
 )
 from hansa.dataplanes.windows.objects import address_order
 from hansa.hns.errors import ErrorClass
-from hansa.net import Address
+from hansa.net import Address, IPFamily, family_of
 from hansa.rules.model import FrontendKey
 from hansa.rules.ruleset import frontend_order
 
@@ -85,9 +85,24 @@ class Status:
     @property
     def pending(self) -> tuple[str, ...]:
         """Desired objects that are missing or different, as text, sorted."""
+        frontends, addresses = self._pending()
+        return (*(str(key) for key in frontends), *(f"endpoint {key}" for key in addresses))
+
+    @property
+    def pending_by_family(self) -> dict[IPFamily, tuple[str, ...]]:
+        """The same by family; families without any are absent."""
+        found: dict[IPFamily, list[str]] = {}
+        frontends, addresses = self._pending()
+        for frontend in frontends:
+            found.setdefault(frontend.family, []).append(str(frontend))
+        for address in addresses:
+            found.setdefault(family_of(address), []).append(f"endpoint {address}")
+        return {family: tuple(keys) for family, keys in found.items()}
+
+    def _pending(self) -> tuple[list[FrontendKey], list[Address]]:
         frontends = sorted((key for key, open_ in self.frontends.items() if open_.desired), key=frontend_order)
         addresses = sorted((key for key, open_ in self.addresses.items() if open_.desired), key=address_order)
-        return (*(str(key) for key in frontends), *(f"endpoint {key}" for key in addresses))
+        return frontends, addresses
 
     @property
     def lacks_source_vip(self) -> bool:

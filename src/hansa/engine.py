@@ -30,12 +30,12 @@ from functools import partial
 from typing import Any, Protocol, TypedDict, TypeVar, assert_never
 
 from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
-from hansa.api.objects import Node, ObjectKey
+from hansa.api.objects import Kind, Node, ObjectKey
 from hansa.config import Config
 from hansa.dataplanes.base import Dataplane, HostState, Outcome, Result, Shortfall, SyncReport
 from hansa.errors import Fault
-from hansa.net import Address
-from hansa.pipeline import HealthCheck, HealthCheckKey, Pipeline
+from hansa.net import Address, IPFamily
+from hansa.pipeline import HealthCheck, HealthCheckKey, LocalPolicy, Pipeline, TriggerTime, in_force
 from hansa.rules.model import RuleChanges
 from hansa.schedule import Backlog, RunKind, Schedule
 from hansa.sources import Source
@@ -94,8 +94,9 @@ class SyncRecord:
     """One run in brief. Times are monotonic seconds.
 
     state: None if an exception ended the run; `error` then names it. ok: nothing was pending on the host afterwards.
-    frontends: how many the message named. latencies_s: for each slice change that has now reached the host, the time
-    since the change in the cluster that caused it (service-semantics O2 to O6).
+    frontends: how many the message named. built_at: when the message was ready and the host's turn began, None if the
+    run did not come that far. latencies: for each slice change that has now reached the host, its family and the
+    seconds since the change in the cluster that caused it (service-semantics O2 to O6).
     """
 
     number: int
@@ -112,8 +113,13 @@ class SyncRecord:
     drift: int = 0
     pending: int = 0
     host_calls: int = 0
-    latencies_s: tuple[float, ...] = ()
+    built_at: float | None = None
+    latencies: tuple[tuple[IPFamily, float], ...] = ()
     error: str = ""
+
+    @property
+    def latencies_s(self) -> tuple[float, ...]:
+        return tuple(seconds for _, seconds in self.latencies)
 
     @property
     def duration_s(self) -> float:
@@ -124,10 +130,11 @@ class SyncRecord:
 class Counts:
     """What has happened since the start.
 
-    syncs: by kind and result (ok, incomplete, error). steps: by verb and outcome.
+    syncs: by kind and result (ok, incomplete, error). steps: by verb and outcome. changes_by_kind: without Synced.
     """
 
     changes: int = 0
+    changes_by_kind: Counter[Kind] = field(default_factory=Counter)
     syncs: Counter[tuple[str, str]] = field(default_factory=Counter)
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
     drift: int = 0
@@ -137,14 +144,26 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class FamilyState:
+    """waiting_since, last_ok_at: as in `EngineState`, for one family alone (Z1)."""
+
+    waiting_since: float | None
+    last_ok_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineState:
     """What health and metrics ask, as values of one moment. Times are monotonic seconds.
 
     ready: Services and EndpointSlices are complete. loop_since: when the loop was entered, None before (Z4).
     waiting_since: the oldest request that the host does not satisfy yet, None if it is as desired (Z2, I15).
     last_ok_at: end of the last run after which nothing was pending. node: the Node as last seen, None if never (Z8).
-    health_checks: what healthCheckNodePorts are to answer, as of the last run that reached the host (H11).
-    sources: one line each, in the order given.
+    families: those of this node's addresses, both if none is known. first_reached_at: end of the first run that reached
+    the host and went through all there was to do. requested_at: the last request. health_checks: what
+    healthCheckNodePorts are to answer, as of the last run that reached the host (H11); node_port_addresses: where, per
+    family, None = everywhere; without_local: R2 and R3, as of the same run. objects, malformed, changes,
+    changes_pending: by kind; how many are known, cannot be used, came since the start, came since the last message was
+    made. sources: one line each, in the order given.
     """
 
     ready: bool
@@ -153,10 +172,41 @@ class EngineState:
     last_ok_at: float | None
     running_since: float | None
     node: Node | None
+    families: Mapping[IPFamily, FamilyState]
+    first_reached_at: float | None
+    requested_at: float | None
     health_checks: Mapping[HealthCheckKey, HealthCheck]
+    node_port_addresses: Mapping[IPFamily, frozenset[Address] | None]
+    without_local: Mapping[LocalPolicy, int]
+    objects: Mapping[Kind, int]
+    malformed: Mapping[Kind, int]
+    changes: Mapping[Kind, int]
+    changes_pending: Mapping[Kind, int]
+    counts: Counts
+    frontends: int
     sources: tuple[str, ...]
     last: SyncRecord | None
     report: SyncReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What belongs to a message besides its rules, and is in force once the message has reached the host."""
+
+    health_checks: Mapping[HealthCheckKey, HealthCheck] = field(default_factory=dict)
+    node_port_addresses: Mapping[IPFamily, frozenset[Address] | None] = field(default_factory=dict)
+    without_local: Mapping[LocalPolicy, int] = field(default_factory=dict)
+    changes: Counter[Kind] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """message, built_at: None if the run ended before there was one."""
+
+    kind: RunKind
+    started_at: float
+    built_at: float | None
+    message: RuleChanges | None
 
 
 Observer = Callable[[SyncRecord, SyncReport | None], None]
@@ -187,6 +237,7 @@ class Engine:
         self._pipeline_lock = asyncio.Lock()
         self._schedule = Schedule(config)
         self._backlog = Backlog()
+        self._family_backlogs = {family: Backlog() for family in IPFamily}
         self._worker = _Worker()
         self._log = _EngineLog()
         self._observers: list[Observer] = []
@@ -197,9 +248,11 @@ class Engine:
         self._run_ended.set()
         self._loop_since: float | None = None
         self._report: SyncReport | None = None
-        self._taken: Mapping[HealthCheckKey, HealthCheck] = {}
-        self._health_checks: Mapping[HealthCheckKey, HealthCheck] = {}
-        self._trigger_times: tuple[float, ...] = ()
+        self._first_reached_at: float | None = None
+        self._requested_at: float | None = None
+        self._taken = _Taken()
+        self._reached = _Taken()
+        self._trigger_times: tuple[TriggerTime, ...] = ()
         self.counts = Counts()
         self.history: deque[SyncRecord] = deque(maxlen=HISTORY_LENGTH)
 
@@ -239,6 +292,7 @@ class Engine:
                 self._pipeline.apply(batch[start : start + CHUNK])
                 await asyncio.sleep(0)
             self.counts.changes += len(batch)
+            self.counts.changes_by_kind.update(change.key.kind for change in batch if not isinstance(change, Synced))
             if self._pipeline.pending:
                 self._request()
         self._log.objects(batch)
@@ -258,7 +312,12 @@ class Engine:
         await self._parked.wait()
 
     @property
+    def dataplane_name(self) -> str:
+        return self._dataplane.name
+
+    @property
     def state(self) -> EngineState:
+        store, changes = self._pipeline.store, self.counts.changes_by_kind
         return EngineState(
             ready=self._pipeline.ready,
             loop_since=self._loop_since,
@@ -266,11 +325,37 @@ class Engine:
             last_ok_at=self._backlog.last_ok_at,
             running_since=self._backlog.running_since,
             node=self._pipeline.node,
-            health_checks=self._health_checks,
+            families={
+                family: FamilyState(
+                    self._family_backlogs[family].waiting_since, self._family_backlogs[family].last_ok_at
+                )
+                for family in self._families()
+            },
+            first_reached_at=self._first_reached_at,
+            requested_at=self._requested_at,
+            health_checks=self._reached.health_checks,
+            node_port_addresses=self._reached.node_port_addresses,
+            without_local=self._reached.without_local,
+            objects={Kind.SERVICE: len(store.services), Kind.ENDPOINT_SLICE: len(store.slices)},
+            malformed=Counter(key.kind for key in store.malformed),
+            changes=dict(changes),
+            changes_pending=changes - self._taken.changes,
+            counts=self.counts,
+            frontends=len(self._pipeline.rules),
             sources=tuple(source.status for source in self._sources),
             last=self.history[-1] if self.history else None,
             report=self._report,
         )
+
+    def _families(self) -> list[IPFamily]:
+        """Those that this node has an address of, or that lack something on the host; both if no address is known."""
+        known = self._pipeline.surroundings.node.node_ips
+        return [
+            family for family in IPFamily if not known or family in known or self._family_backlogs[family].has_pending
+        ]
+
+    def _all_backlogs(self) -> tuple[Backlog, ...]:
+        return (self._backlog, *self._family_backlogs.values())
 
     async def _drain(self, source: Source) -> None:
         """Hand a source's batches to the pipeline for ever. Losing the source changes nothing on the host."""
@@ -288,12 +373,16 @@ class Engine:
     def _request(self, *, full: bool = False) -> None:
         now = self._clock.now()
         self._schedule.request(now, full=full)
-        self._backlog.request(now)
+        self._requested_at = now
+        for backlog in self._all_backlogs():
+            backlog.request(now)
         self._parked.clear()
         self._wake.set()
 
     async def _loop(self) -> None:
         self._loop_since = self._clock.now()
+        if self._requested_at is None:
+            self._requested_at = self._loop_since
         while not self._stop.is_set():
             self._wake.clear()
             now = self._clock.now()
@@ -308,16 +397,19 @@ class Engine:
     async def _sync(self) -> None:
         started_at = self._clock.now()
         kind = self._schedule.started(started_at)
-        self._backlog.started(started_at)
+        for backlog in self._all_backlogs():
+            backlog.started(started_at)
         self._run_ended.clear()
         message: RuleChanges | None = None
+        built_at: float | None = None
         outcome: SyncReport | Exception
         try:
             message = await self._take(kind)
+            built_at = self._clock.now()
             outcome = await self._hand_over(message, kind)
         except Exception as error:  # noqa: BLE001 - B6: whatever goes wrong in a run counts as its failure
             outcome = error
-        record = self._finish(kind, started_at, message=message, outcome=outcome)
+        record = self._finish(_Run(kind, started_at, built_at, message), outcome)
         self._run_ended.set()
         self._log.run(record, outcome)
         for observer in self._observers:
@@ -334,7 +426,12 @@ class Engine:
             message = await self._worker.run(lambda: self._pipeline.take(full=kind is RunKind.FULL))
             assert message is not None, "a run was due before the sources were complete"
             self._trigger_times += self._pipeline.take_trigger_times()
-            self._taken = self._pipeline.health_checks
+            self._taken = _Taken(
+                self._pipeline.health_checks,
+                message.surroundings.node_port_addresses,
+                self._pipeline.without_local_endpoints,
+                self.counts.changes_by_kind.copy(),
+            )
             failures = self._pipeline.take_failures()
         for service, failure in failures.items():
             self.counts.build_failures += 1
@@ -357,33 +454,40 @@ class Engine:
         contested = tuple(str(conflict) for conflict in message.conflicts)
         return replace(report, conditions=(*contested, *report.conditions)) if contested else report
 
-    def _finish(
-        self, kind: RunKind, started_at: float, *, message: RuleChanges | None, outcome: SyncReport | Exception
-    ) -> SyncRecord:
-        """Tell schedule, backlog and counts what came of a run."""
+    def _finish(self, run: _Run, outcome: SyncReport | Exception) -> SyncRecord:
+        """Tell schedule, backlogs and counts what came of a run."""
         now = self._clock.now()
-        latencies_s: tuple[float, ...] = ()
+        latencies: tuple[tuple[IPFamily, float], ...] = ()
         if isinstance(outcome, SyncReport):
             self._report = outcome
             done_here = reached_host(outcome) and outcome.retry_at is None
             self._schedule.finished(now, ok=done_here, retry_at=outcome.retry_at, again=outcome.again)
-            self._backlog.finished(now, ok=outcome.ok)
-            if reached_host(outcome):
+            reached = reached_host(outcome)
+            self._backlog.finished(now, ok=outcome.ok, pending=outcome.pending if reached else None)
+            for family, backlog in self._family_backlogs.items():
+                pending = outcome.pending_in(family)
+                backlog.finished(now, ok=reached and not pending, pending=pending if reached else None)
+            if reached:
                 wall = self._clock.wall()
-                latencies_s = tuple(max(0.0, wall - moment) for moment in self._trigger_times)
+                latencies = tuple((family, max(0.0, wall - moment)) for family, moment in self._trigger_times)
                 self._trigger_times = ()
-                self._health_checks = self._taken
+                checks = in_force(self._reached.health_checks, self._taken.health_checks, frozenset(outcome.pending))
+                self._reached = replace(self._taken, health_checks=checks)
+                if self._first_reached_at is None:
+                    self._first_reached_at = now
         else:
             self._schedule.finished(now, ok=False)
-            self._backlog.finished(now, ok=False)
+            for backlog in self._all_backlogs():
+                backlog.finished(now, ok=False)
         record = SyncRecord(
             number=self.history[-1].number + 1 if self.history else 1,
-            kind=kind,
-            started_at=started_at,
+            kind=run.kind,
+            started_at=run.started_at,
             finished_at=now,
-            frontends=len(message.rules) if message is not None else 0,
-            complete=message is not None and message.complete,
-            latencies_s=latencies_s,
+            frontends=len(run.message.rules) if run.message is not None else 0,
+            complete=run.message is not None and run.message.complete,
+            built_at=run.built_at,
+            latencies=latencies,
             **_summary(outcome),
         )
         self.history.append(record)

@@ -19,16 +19,17 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hansa.api.change import Change, Delete, Synced, Upsert
-from hansa.api.objects import EndpointSlice, Kind, Node, ObjectKey, ServiceKey
+from hansa.api.objects import EndpointSlice, Kind, Node, ObjectKey, Policy, ServiceKey
 from hansa.config import Config
 from hansa.net import Address, IPFamily
 from hansa.rules.build import build_rules
-from hansa.rules.model import FrontendKey, RuleChanges, Surroundings
+from hansa.rules.model import FrontendKey, FrontendKind, Rule, RuleChanges, Surroundings
 from hansa.rules.ruleset import RuleSet, frontend_order
 from hansa.rules.surroundings import make_surroundings
 from hansa.services.model import ServicePortView
@@ -46,10 +47,29 @@ class HealthCheckKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """What a healthCheckNodePort answers. local_count: distinct addresses of ready local endpoints (H6)."""
+    """What a healthCheckNodePort answers.
+
+    local_count: distinct addresses of ready local endpoints (H6). frontends: where clients come in that the port
+    vouches for, as a dataplane's report names them.
+    """
 
     port: int
     local_count: int
+    frontends: frozenset[str] = field(default=frozenset(), compare=False)
+
+
+class TriggerTime(NamedTuple):
+    """When the cause of a slice change happened, in seconds since the epoch, and the slice's family."""
+
+    family: IPFamily
+    moment: float
+
+
+class LocalPolicy(NamedTuple):
+    """`internal` or `external`: which traffic policy Local leaves service ports of the family without endpoints."""
+
+    traffic_policy: str
+    family: IPFamily
 
 
 class Pipeline:
@@ -67,7 +87,9 @@ class Pipeline:
         self._everything = False
         self._addresses_changed = False
         self._health_checks: dict[HealthCheckKey, HealthCheck] = {}
-        self._trigger_times: dict[ServiceKey, list[float]] = {}
+        self._without_local: dict[ServiceKey, Counter[LocalPolicy]] = {}  # only Services that lack some
+        self._without_local_sum: Counter[LocalPolicy] = Counter()
+        self._trigger_times: dict[ServiceKey, list[TriggerTime]] = {}
         self._failed: set[ServiceKey] = set()
         self._failures: dict[ServiceKey | ObjectKey, Exception] = {}
 
@@ -129,8 +151,8 @@ class Pipeline:
             return self._rules.everything(surroundings)
         return self._rules.changes(changed, surroundings)
 
-    def take_trigger_times(self) -> tuple[float, ...]:
-        """When the causes of the slice changes since the last call happened, seconds since the epoch (O2 to O5)."""
+    def take_trigger_times(self) -> tuple[TriggerTime, ...]:
+        """The causes of the slice changes since the last call (O2 to O5)."""
         times = tuple(moment for moments in self._trigger_times.values() for moment in moments)
         self._trigger_times.clear()
         return times
@@ -169,6 +191,11 @@ class Pipeline:
         """What healthCheckNodePorts answer as of the last message; a copy."""
         return dict(self._health_checks)
 
+    @property
+    def without_local_endpoints(self) -> Mapping[LocalPolicy, int]:
+        """How many service ports policy Local leaves without endpoints while others have some (R2, R3); a copy."""
+        return dict(self._without_local_sum)
+
     def _survey(self) -> Surroundings:
         facts = node_facts(self._store.node, self._config, self._host_addresses)
         return make_surroundings(facts, self._config, self._store.service_cidrs)
@@ -186,10 +213,13 @@ class Pipeline:
             else:
                 self._failed.discard(key)
                 changed |= self._rules.replace(key, rules)
-                self._note_health_checks(key, view)
+                self._note_health_checks(key, view, rules)
+                self._note_without_local(key, view)
         return changed
 
-    def _note_health_checks(self, service: ServiceKey, view: tuple[ServicePortView, ...]) -> None:
+    def _note_health_checks(
+        self, service: ServiceKey, view: tuple[ServicePortView, ...], rules: tuple[Rule, ...]
+    ) -> None:
         local: dict[IPFamily, frozenset[Address]] = {}
         for one in view:
             if one.port.health_check_node_port:
@@ -200,18 +230,60 @@ class Pipeline:
         for family, addresses in local.items():
             # H1: the number is the Service's, so all its ports have the same.
             port = view[0].port.health_check_node_port
-            self._health_checks[HealthCheckKey(service, family)] = HealthCheck(port, len(addresses))
+            outside = (rule.key for rule in rules if rule.kind is not FrontendKind.CLUSTER_IP)
+            frontends = frozenset(str(key) for key in outside if key.family is family)
+            self._health_checks[HealthCheckKey(service, family)] = HealthCheck(port, len(addresses), frontends)
+
+    def _note_without_local(self, service: ServiceKey, view: tuple[ServicePortView, ...]) -> None:
+        before = self._without_local.pop(service, None)
+        if before is not None:
+            self._without_local_sum -= before  # Counter's own minus leaves out what has become 0
+        lacking = Counter(policy for one in view for policy in _without_local(one))
+        if lacking:
+            self._without_local[service] = lacking
+            self._without_local_sum += lacking
 
     def _note_trigger_time(self, change: Change, touched: Touched) -> None:
         """O2 to O5: a slice change that touches something is a sample; a deleted slice voids its Service's samples."""
         match change:
             case Upsert(EndpointSlice() as piece):
                 owner, moment = piece.service_key, piece.trigger_time
-                if owner in touched.services and owner is not None and moment is not None and moment > self._since:
-                    self._trigger_times.setdefault(owner, []).append(moment)
+                if owner not in touched.services or owner is None or piece.family is None:
+                    return
+                if moment is not None and moment > self._since:
+                    self._trigger_times.setdefault(owner, []).append(TriggerTime(piece.family, moment))
             case Delete(ObjectKey(kind=Kind.ENDPOINT_SLICE)):
                 for service in touched.services:
                     self._trigger_times.pop(service, None)
+
+
+def _without_local(view: ServicePortView) -> Iterable[LocalPolicy]:
+    """R2 and R3, for one service port."""
+    port, selection = view.port, view.selection
+    if not selection.any_usable or selection.local:
+        return
+    if port.internal_policy is Policy.LOCAL:
+        yield LocalPolicy("internal", port.family)
+    if port.external_policy is Policy.LOCAL and port.externally_accessible:
+        yield LocalPolicy("external", port.family)
+
+
+def in_force(
+    before: Mapping[HealthCheckKey, HealthCheck], taken: Mapping[HealthCheckKey, HealthCheck], pending: Set[str]
+) -> Mapping[HealthCheckKey, HealthCheck]:
+    """What healthCheckNodePorts answer after a run that reached the host and left `pending` frontends behind.
+
+    No count grows before the Service's own frontends are as desired: a balancer must not send traffic to a node that
+    could not be programmed for it (H11, F88). Endpoints that are gone are gone all the same.
+    """
+    found = {}
+    for key, check in taken.items():
+        if not check.frontends.isdisjoint(pending):
+            old = before.get(key)
+            known = old.local_count if old is not None and old.port == check.port else 0
+            check = replace(check, local_count=min(check.local_count, known))
+        found[key] = check
+    return found
 
 
 def merge(older: RuleChanges, newer: RuleChanges) -> RuleChanges:

@@ -217,7 +217,7 @@ def triggered(moment: float | None, *endpoints: object) -> Upsert:
 def test_o2_o4_each_slice_change_that_matters_is_one_sample() -> None:
     running = ready(Upsert(WEB), since=100.0)
     running.apply([triggered(101.0, L1), triggered(102.0, L1, R1), triggered(103.0, L1, R1)])
-    assert running.take_trigger_times() == (101.0, 102.0)
+    assert running.take_trigger_times() == ((IPFamily.IPV4, 101.0), (IPFamily.IPV4, 102.0))
     assert running.take_trigger_times() == ()
 
 

@@ -78,8 +78,8 @@ class SyncReport:
 
     again: the pass ended early (call budget); the next one should follow at once. host_calls counts calls to the host.
     drift: changes that no rule change asked for, i.e. someone else had altered the host. conditions: human sentences.
-    pending_by_family: `pending` by family; None = the dataplane does not tell. calls_by_verb: `host_calls` by the host's
-    own verbs; empty = the dataplane does not tell.
+    pending_by_family: `pending` by family; None = the dataplane does not tell. calls_by_verb: `host_calls` by the
+    host's own verbs; empty = the dataplane does not tell.
     """
 
     state: HostState

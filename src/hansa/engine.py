@@ -163,7 +163,7 @@ class EngineState:
     healthCheckNodePorts are to answer, as of the last run that reached the host (H11); node_port_addresses: where, per
     family, None = everywhere; without_local: R2 and R3, as of the same run. objects, malformed, changes,
     changes_pending: by kind; how many are known, cannot be used, came since the start, came since the last message was
-    made. sources: one line each, in the order given.
+    made. sources: one line each, in the order given; troubled_sources: how many of them cannot be read in full now.
     """
 
     ready: bool
@@ -185,6 +185,7 @@ class EngineState:
     counts: Counts
     frontends: int
     sources: tuple[str, ...]
+    troubled_sources: int
     last: SyncRecord | None
     report: SyncReport | None
 
@@ -343,6 +344,7 @@ class Engine:
             counts=self.counts,
             frontends=len(self._pipeline.rules),
             sources=tuple(source.status for source in self._sources),
+            troubled_sources=sum(source.troubled for source in self._sources),
             last=self.history[-1] if self.history else None,
             report=self._report,
         )

@@ -92,6 +92,7 @@ async def test_a_file_is_read_and_read_again(tmp_path: Path, name: str) -> None:
         await reader.until_objects(WEB, WEB_A, N1, CIDR)
         assert reader.log == [*(Upsert(one) for one in (WEB, WEB_A, N1, CIDR)), *ALL_SYNCED]
         assert reader.source.status == "4 objects from 1 file"
+        assert not reader.source.troubled
         changed = service("web", node_port=30000)
         write(file, changed, N1, API, CIDR)
         await reader.until_objects(changed, N1, API, CIDR)
@@ -147,6 +148,7 @@ async def test_a_syntax_error_costs_nothing_that_was_in_force(tmp_path: Path) ->
         line = file.read_text().count("\n")
         assert fault.field.startswith(f"{file}:{line}:")
         assert str(fault) in reader.source.status
+        assert reader.source.troubled
         write(file, API)
         await reader.until_objects(API)
         assert not reader.source.faults
@@ -175,6 +177,7 @@ async def test_a_path_that_is_away_costs_nothing(tmp_path: Path) -> None:
 async def test_waits_for_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
     async with reading(tmp_path / "web.yaml") as reader:
         await reader.until(lambda: "retrying" in reader.source.status)
+        assert reader.source.troubled
         assert not reader.log
         write(tmp_path / "web.yaml", WEB)
         await reader.until_objects(WEB)

@@ -290,11 +290,13 @@ async def test_losing_the_server_says_nothing_until_it_is_back() -> None:
             await server.stop()
             await follower.until(lambda: "Connect" in follower.source.status or "connect" in follower.source.status)
             await follower.until(lambda: follower.source.status.startswith("retrying in"))
+            assert follower.source.troubled
             assert len(follower.log) == said
             await server.start()
             server.put(API)
             await follower.until_objects(*CLUSTER, API)
             await follower.until(lambda: follower.source.status == f"connected to {server.url}")
+            assert not follower.source.troubled
 
 
 async def test_starts_before_the_server_does() -> None:

@@ -93,6 +93,10 @@ class ListedSource:
     def status(self) -> str:
         return f"started {self.starts} times"
 
+    @property
+    def troubled(self) -> bool:
+        return False
+
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         self.starts += 1
         while True:

@@ -130,6 +130,10 @@ class CniSource:
     def status(self) -> str:
         return self._objects.status
 
+    @property
+    def troubled(self) -> bool:
+        return self._objects.troubled
+
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         async for batch in self._objects.changes():
             with self._lock:

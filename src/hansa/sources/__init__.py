@@ -33,6 +33,10 @@ class Source(Protocol):
     def status(self) -> str:
         """One line for people: `connected`, `retrying in 3 s: connection refused`, ..."""
 
+    @property
+    def troubled(self) -> bool:
+        """Whether something of it cannot be read at the moment; what it said before stays in force."""
+
 
 async def gather(source: Source) -> tuple[Change, ...]:
     """Everything that a source holds now, for commands that look once: batches up to the last kind's first Synced."""

@@ -82,10 +82,15 @@ class FileSource:
         self._status = f"reading {path}"
         self._faults: tuple[Fault, ...] = ()
         self._ignored: Mapping[str, int] = {}
+        self._is_away = False
 
     @property
     def status(self) -> str:
         return self._status
+
+    @property
+    def troubled(self) -> bool:
+        return self._is_away or bool(self._faults)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -108,8 +113,10 @@ class FileSource:
                 before, seen = seen, await asyncio.to_thread(_signatures, self._path)
             except SourceError as error:
                 self._status = f"retrying every {self._poll_interval_s:g} s: {error}"
+                self._is_away = True
                 await asyncio.sleep(self._poll_interval_s)
                 continue
+            self._is_away = False
             news = unread(seen, read, before if is_synced else seen)
             if news or not is_synced:
                 fresh = await asyncio.to_thread(self._read_all, [path for path in news if path in seen])

@@ -102,6 +102,10 @@ class KubernetesSource:
             return f"{waiting[0].state} {waiting[0].kind} ({server})"
         return f"connected to {server}" if self._followers else f"not connected to {server}"
 
+    @property
+    def troubled(self) -> bool:
+        return any(one.watch.problem for one in self._followers)
+
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         settings = self._settings
         queue: asyncio.Queue[tuple[Change, ...] | Exception] = asyncio.Queue(QUEUED_BATCHES)

@@ -37,6 +37,7 @@ EDGES = frozenset(
         "sources.host",
         "sources.kubernetes.client",
         "dataplanes.nftables.apply",
+        "dataplanes.nftables.host",
         "dataplanes.windows.apply",
         "dataplanes.windows.journal",
         "hns.native",

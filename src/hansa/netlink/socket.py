@@ -75,7 +75,10 @@ class NetfilterSocket:
 
     def join(self, group: int) -> None:
         """Receive the notices of a multicast group from now on."""
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        try:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        except OSError as error:
+            raise DataplaneError(f"the kernel lets nobody listen to group {group}: {error}") from error
 
     def leave(self, group: int) -> None:
         self._socket.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, group)

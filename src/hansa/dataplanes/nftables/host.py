@@ -1,0 +1,313 @@
+"""The Linux node around the rules: looked at before the start, prepared, and left clean on request.
+
+`open_dataplane` is the start: it probes the kernel, refuses to run beside another proxy, sets what the configuration
+asks for and nothing else, and hands out the dataplane. `clean_up` removes hansa's own two tables. All of it happens in
+the network namespace of the calling thread. Evidence: operations.md sections 6 and 14; ip_tables.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from hansa.config import Config
+from hansa.dataplanes.base import Change, Outcome, Result, Verb
+from hansa.dataplanes.nftables import needs, wire
+from hansa.dataplanes.nftables.apply import KernelRuleset, NftablesDataplane
+from hansa.dataplanes.nftables.frame import GUARD
+from hansa.dataplanes.nftables.needs import IptablesRival, Missing, NftablesRival, Probe, Rival, Setting
+from hansa.dataplanes.nftables.objects import TABLE, nft_family
+from hansa.errors import DataplaneError
+from hansa.net import IPFamily
+from hansa.netlink import codec, conntrack
+from hansa.netlink import nftables as nf
+from hansa.netlink.connections import KernelConnections
+from hansa.netlink.socket import NetfilterSocket, NetlinkError
+
+ROOT = Path("/")
+SYSCTLS = Path("proc/sys")
+# /proc/net is that of the process; threads may be elsewhere.
+OWN_NET = Path("proc/thread-self/net")
+ONLINE_CORES = Path("sys/devices/system/cpu/online")
+BUCKETS = Path("sys/module/nf_conntrack/parameters/hashsize")
+
+# Answers that mean "there is none": no such object, or the kernel knows no such family.
+_ABSENT = frozenset({errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What was found and done before the start. notes: for people, about what is not as it might be expected.
+
+    families: those that this node has. replaced: those whose kube-proxy table goes once hansa's is in place.
+    """
+
+    families: tuple[IPFamily, ...]
+    replaced: tuple[IPFamily, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def open_dataplane(config: Config) -> tuple[NftablesDataplane, Preparation]:
+    """The dataplane of this node, ready for its first sync; nothing of the rules is written yet.
+
+    Raises DataplaneError if the kernel lacks something, each named, or if another proxy is at work.
+    """
+    prepared = prepare(config)
+    predecessor = KubeProxyTables(prepared.replaced) if prepared.replaced else None
+    dataplane = NftablesDataplane(
+        KernelRuleset(), prepared.families, connections=KernelConnections(), predecessor=predecessor
+    )
+    return dataplane, prepared
+
+
+def prepare(config: Config, root: Path = ROOT) -> Preparation:
+    """Look at the node, then set what the configuration asks for. Raises as `open_dataplane` does, before setting.
+
+    route_localnet is not set here: the dataplane does, and only behind its guard.
+    """
+    families = node_families(root)
+    with closing(NetfilterSocket()) as kernel:
+        missing = probe(kernel, families)
+        if missing:
+            raise DataplaneError(needs.explain_missing(missing))
+        rivals = find_rivals(kernel, root)
+    beside = config.proxy_name is not None
+    replaced = needs.judge_rivals(rivals, takeover=config.takeover, beside_another=beside)
+    notes = [f"{one} is left alone: hansa serves proxyName {config.proxy_name}" for one in rivals] if beside else []
+    cores = needs.count_cores((root / ONLINE_CORES).read_text(encoding="ascii"))
+    notes += apply_settings(needs.wanted_settings(config.linux, core_count=cores, families=families), root)
+    notes += needs.forwarding_notes({family: _read(root, needs.FORWARDING[family]) for family in families})
+    return Preparation(families, replaced, tuple(notes))
+
+
+def node_families(root: Path = ROOT) -> tuple[IPFamily, ...]:
+    """IPv6 counts unless the kernel has none, or it is switched off everywhere."""
+    without = not (root / OWN_NET / "if_inet6").exists() or _read(root, "net/ipv6/conf/all/disable_ipv6") == 1
+    return (IPFamily.IPV4,) if without else tuple(IPFamily)
+
+
+# -- features of the kernel ------------------------------------------------------------------------------------------
+
+
+def probe(kernel: NetfilterSocket, families: Sequence[IPFamily], extra: Iterable[Probe] = ()) -> tuple[Missing, ...]:
+    """The features that hansa needs and this kernel, or this process, has not; () = all is there. Changes nothing."""
+    found: dict[needs.Feature, Missing] = {}
+    for family in families:
+        probes = tuple(needs.probe_messages(family, extra))
+        for one in needs.missing_features(probes, *_try(kernel, probes)):
+            found.setdefault(one.feature, one)
+    try:
+        kernel.request(conntrack.message_type(conntrack.GET_STATISTICS), 0, conntrack.statistics())
+    except NetlinkError as error:
+        if needs.PRIVILEGE not in found:
+            lacking = needs.PRIVILEGE if error.code == errno.EPERM else needs.CONNTRACK
+            found[lacking] = Missing(lacking, str(error.answers[0]))
+    return tuple(found.values())
+
+
+def _try(kernel: NetfilterSocket, probes: Sequence[Probe]) -> tuple[dict[int, codec.Answer], codec.Answer | None]:
+    """The refusals by place, and that of the whole; the last probe is refused by everyone."""
+    first = kernel.next_sequence()
+    messages = [(one.kind, one.flags, one.payload) for one in probes]
+    try:
+        _send(kernel, messages, first)
+    except NetlinkError as error:
+        refusals: dict[int, codec.Answer] = {}
+        for answer in error.answers:
+            refusals.setdefault(answer.sequence - first - 1, answer)
+        return refusals, refusals.pop(-1, None)
+    raise DataplaneError("the kernel accepted a transaction that deletes what is not there")
+
+
+def _send(kernel: NetfilterSocket, messages: Sequence[tuple[int, int, bytes]], first: int) -> None:
+    """One transaction; its messages have the numbers after `first`."""
+    framing = nf.nfgenmsg(0, nf.SUBSYSTEM)
+    last = first + len(messages)
+    out = [codec.message(nf.BATCH_BEGIN, codec.NLM_F_REQUEST, first, framing)]
+    for sequence, (kind, flags, payload) in enumerate(messages, start=first + 1):
+        asked = codec.NLM_F_REQUEST | flags | (codec.NLM_F_ACK if sequence == last else 0)
+        out.append(codec.message(nf.message_type(kind), asked, sequence, payload))
+    out.append(codec.message(nf.BATCH_END, codec.NLM_F_REQUEST, last + 1, framing))
+    kernel.skip_to(last + 2)
+    kernel.batch(b"".join(out), first_sequence=first, last_sequence=last)
+
+
+# -- another proxy ---------------------------------------------------------------------------------------------------
+
+
+def find_rivals(kernel: NetfilterSocket, root: Path = ROOT) -> tuple[Rival, ...]:
+    """kube-proxy's tables and chains, by their names; nothing of others is listed."""
+    found: list[Rival] = []
+    for family in IPFamily:
+        number = wire.family_number(family)
+        if _exists(kernel, nf.GET_TABLE, nf.table(number, needs.KUBE_PROXY_TABLE)):
+            found.append(NftablesRival(family))
+        old_tables = _old_iptables(family, root)
+        for table in needs.IPTABLES_TABLES:
+            if _exists(kernel, nf.GET_CHAIN, nf.chain(number, table, needs.KUBE_PROXY_CHAIN)):
+                found.append(IptablesRival(family, table, legacy=False))
+            if table in old_tables and _old_table_has(family, table, needs.KUBE_PROXY_CHAIN):
+                found.append(IptablesRival(family, table, legacy=True))
+    return tuple(found)
+
+
+def _exists(kernel: NetfilterSocket, kind: int, payload: bytes) -> bool:
+    try:
+        return bool(kernel.request(nf.message_type(kind), 0, payload))
+    except NetlinkError as error:
+        if error.code in _ABSENT:
+            return False
+        raise
+
+
+def _old_iptables(family: IPFamily, root: Path) -> frozenset[str]:
+    """The tables of the old iptables that exist; asking the kernel for another one would create it."""
+    name = "ip_tables_names" if family is IPFamily.IPV4 else "ip6_tables_names"
+    try:
+        return frozenset((root / OWN_NET / name).read_text(encoding="ascii").split())
+    except FileNotFoundError:
+        return frozenset()
+
+
+# linux/netfilter_ipv4/ip_tables.h and its twin for IPv6: the same numbers at another level.
+_GET_INFO, _GET_ENTRIES = 64, 65
+_OLD_TABLE_NAME_BYTES = 32
+_INFO = struct.Struct(f"={_OLD_TABLE_NAME_BYTES}s11III")  # name, hooks, how many entries, bytes of them
+_ENTRIES = struct.Struct(f"={_OLD_TABLE_NAME_BYTES}sI4x")  # name, bytes of the entries, which are aligned to eight
+
+
+def _old_table_has(family: IPFamily, table: str, chain: str) -> bool:
+    """Whether a chain is in a table of the old iptables. A chain's name stands in its first entry and nowhere else."""
+    domain, level = (
+        (socket.AF_INET, socket.IPPROTO_IP) if family is IPFamily.IPV4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
+    )
+    with closing(socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+
+        def ask(option: int, question: bytes) -> bytes:
+            return _ask_option(raw, level, option, question)
+
+        name = table.encode()
+        *_, size_bytes = _INFO.unpack(ask(_GET_INFO, _INFO.pack(name, *[0] * 13)))
+        entries = ask(_GET_ENTRIES, _ENTRIES.pack(name, size_bytes) + bytes(size_bytes))
+    return chain.encode() + b"\0" in entries[_ENTRIES.size :]
+
+
+def _ask_option(one: socket.socket, level: int, option: int, question: bytes) -> bytes:
+    """A socket option whose answer depends on what is asked, which Python's own getsockopt cannot do."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(question, len(question))
+    length = ctypes.c_uint32(len(question))
+    if libc.getsockopt(one.fileno(), level, option, buffer, ctypes.byref(length)):
+        code = ctypes.get_errno()
+        raise DataplaneError(f"the tables of iptables-legacy cannot be read: {os.strerror(code)}")
+    return buffer.raw[: length.value]
+
+
+class KubeProxyTables:
+    """kube-proxy's nftables tables of some families; `apply.Predecessor`."""
+
+    def __init__(self, families: Sequence[IPFamily]) -> None:
+        self._families = frozenset(families)
+        self._socket = NetfilterSocket()
+
+    def remove(self, family: IPFamily) -> str:
+        if family not in self._families:
+            return ""
+        table = nf.table(wire.family_number(family), needs.KUBE_PROXY_TABLE)
+        try:
+            _send(self._socket, [(nf.DEL_TABLE, 0, table)], self._socket.next_sequence())
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return ""
+            raise
+        return str(NftablesRival(family))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def _read(root: Path, path: str) -> int | None:
+    """The number in a file below /proc/sys; None if there is none."""
+    try:
+        return int((root / SYSCTLS / path).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def apply_settings(wanted: Iterable[Setting], root: Path = ROOT) -> list[str]:
+    """Write the settings that are not so already; what the operator should know, [] if all went well.
+
+    A failure is no reason not to serve: it is told, unless what is there is good enough.
+    """
+    return [note for setting in wanted for note in _set(setting, root)]
+
+
+def _set(setting: Setting, root: Path) -> list[str]:
+    before = _read(root, setting.path)
+    if before != setting.value:
+        try:
+            (root / SYSCTLS / setting.path).write_text(str(setting.value), encoding="ascii")
+        except OSError as error:
+            if setting.path == needs.MAX_ENTRIES and before is not None and before > setting.value:
+                return []
+            stays = "" if before is None else f", stays {before}"
+            return [f"{setting.path} cannot be set to {setting.value}{stays}: {error.strerror}"]
+    return _enlarge_buckets(setting.value, root) if setting.path == needs.MAX_ENTRIES else []
+
+
+def _enlarge_buckets(entries: int, root: Path) -> list[str]:
+    path = root / BUCKETS
+    try:
+        current = int(path.read_text(encoding="ascii"))
+        wanted = needs.wanted_buckets(entries, current)
+        if wanted is not None:
+            path.write_text(str(wanted), encoding="ascii")
+    except (OSError, ValueError) as error:
+        return [f"the connection table's buckets stay as they are, which makes it slower: {error}"]
+    return []
+
+
+# -- leaving ---------------------------------------------------------------------------------------------------------
+
+
+def clean_up() -> tuple[Result, ...]:
+    """Remove hansa's own tables and what only they make safe; () if there was nothing.
+
+    Established connections go on, for the kernel's connection table is left as it is. A failure is a Result, and does
+    not hold up the other family.
+    """
+    results: list[Result] = []
+    with closing(NetfilterSocket()) as kernel:
+        for family in IPFamily:
+            results += _clean_up_family(family, kernel)
+    return tuple(results)
+
+
+def _clean_up_family(family: IPFamily, kernel: NetfilterSocket) -> list[Result]:
+    number = wire.family_number(family)
+    table = nf.table(number, TABLE)
+    change = Change(Verb.DELETE, "table", f"{nft_family(family)} {TABLE}", "clean-up was asked for")
+    results: list[Result] = []
+    try:
+        if not _exists(kernel, nf.GET_TABLE, table):
+            return []
+        if _exists(kernel, nf.GET_CHAIN, nf.chain(number, TABLE, GUARD)):
+            closed = Change(Verb.MODIFY, "setting", needs.ROUTE_LOCALNET.path, "its guard goes")
+            note = "; ".join(_set(needs.ROUTE_LOCALNET, ROOT))
+            results.append(Result(closed, Outcome.FAILED if note else Outcome.DONE, note))
+            if note:
+                return results
+        _send(kernel, [(nf.DEL_TABLE, 0, table)], kernel.next_sequence())
+    except DataplaneError as error:
+        return [*results, Result(change, Outcome.FAILED, str(error))]
+    return [*results, Result(change, Outcome.DONE)]

@@ -10,6 +10,7 @@ as root, with real packets; the nft program as the second opinion on every byte 
 
 `objects` are the values and their text, `frame` the chains and sets, `render` makes elements from rules, `plan` orders
 differences, `wire` and `apply` bring them to the kernel, `memory` stands in for it, `trace` says what a packet meets.
+`needs` and `host` are about the node around the rules: kernel features, settings, another proxy, cleaning up.
 
 >>> from hansa.dataplanes.nftables.apply import NftablesDataplane
 >>> from hansa.dataplanes.nftables.memory import MemoryRuleset

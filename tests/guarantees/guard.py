@@ -51,7 +51,10 @@ class _Gap:
 
 @dataclass
 class _Parting:
-    """A load balancer that was as desired gave up these endpoints; right only if they are being replaced."""
+    """A load balancer that was as desired gave up these endpoints; right only if they are being replaced.
+
+    If a call fails on the way, the others get them back, and nothing has been replaced.
+    """
 
     frontend: FrontendKey
     endpoints: frozenset[Guid]
@@ -130,6 +133,10 @@ class Guard:
 
     # --- passes ---
 
+    def new_process(self) -> None:
+        """What comes now remembers nothing, and has not been told that HNS is away."""
+        self._down, self._known = False, frozenset()
+
     def begin_pass(self) -> None:
         self._desired = None
         self._gaps.clear()
@@ -144,7 +151,8 @@ class Guard:
             if gap.frontend not in self._failed and not self._down and self._still_wanted(gap):
                 self.breach("I5", f"the pass ends without the load balancer of {gap.frontend}, and nothing had failed")
         for parting in self._partings:
-            if not parting.endpoints & self._deleted:
+            vanished = {guid for guid in parting.endpoints if self.node.emulator.get(HnsKind.ENDPOINT, guid) is None}
+            if not parting.endpoints & self._deleted and not vanished and not self._failed:
                 self.breach("I6", f"writes {parting.frontend}, which was as desired")
         if report.state is HostState.UNAVAILABLE and not self._known <= self._remembered():
             self.breach("I12", "forgets objects while HNS does not answer")

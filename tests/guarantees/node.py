@@ -137,6 +137,7 @@ class GuardedNode:
             clock=self.emulator.clock.now,
         )
         self.rules.clear()
+        self.guard.new_process()
 
     def sync(self, *, audit: bool = False, full: bool = False) -> SyncReport:
         message = self.pipeline.take(full=full)

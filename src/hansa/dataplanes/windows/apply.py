@@ -266,6 +266,7 @@ class WindowsDataplane:
                 changes = self._observed.take_changes()
                 self._note_drift(changes)
                 self._touch(changes)
+        self._executor.claim_partial()
 
     def _note_drift(self, changes: Touched) -> None:
         """What somebody else has changed, unless the rules have just asked for a change at the same place."""
@@ -309,7 +310,6 @@ class WindowsDataplane:
             self._fold(plan, now)
             if look:  # something was not as remembered: see what it is, and let those places try again at once
                 self._look(now, audit=False)
-                self._executor.claim_partial()
         self._drifted.clear()
         self._journal_file.append(self._journal)
 

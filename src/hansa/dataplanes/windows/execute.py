@@ -74,9 +74,8 @@ class Executor:
         self._refused: list[tuple[DesiredLoadBalancer, frozenset[Guid]]] = []
 
     def begin(self) -> None:
-        """A new pass: what the last one was told about full ports and refused creates no longer counts."""
+        """A new pass: what the last one was told about full ports no longer counts."""
         self.exhausted = 0
-        self._refused.clear()
 
     def perform(self, step: Step) -> bool:
         """Whether anything was written. Raises StepFailed, and HnsDown if HNS does not answer."""
@@ -102,11 +101,14 @@ class Executor:
     def _settle(self, frontend: FrontendKey, *, without: Set[Address] = NONE) -> None:
         """One group: the two calls of a replacement are adjacent."""
         plan = plan_frontend(self._situation, frontend, without=without)
+        surplus_first = plan.verb is Verb.REPLACE  # HNS refuses the new one while another holds the frontend
+        if surplus_first:
+            self._delete_surplus(plan)
         match plan.verb:
             case Verb.CREATE:
                 self._create_balancer(plan)
             case Verb.MODIFY:
-                self._modify_balancer(plan)
+                self._modify_balancer(plan, without)
             case Verb.REPLACE:
                 self._replace_balancer(plan)
             case Verb.DELETE:
@@ -116,6 +118,10 @@ class Executor:
                 pass
             case _:
                 assert_never(plan.verb)
+        if not surplus_first:
+            self._delete_surplus(plan)
+
+    def _delete_surplus(self, plan: FrontendPlan) -> None:
         for guid in plan.surplus:
             self._delete_balancer(guid)
 
@@ -153,7 +159,7 @@ class Executor:
         """A refused create may have left a load balancer without frontend all the same (hcn.md 5.10 B3).
 
         Where HNS keeps neither our GUID nor our Owner, its content tells that it is what we asked for. To be called
-        after memory has been brought up to date.
+        whenever memory has been brought up to date: then all that was refused before has been judged.
         """
         observed = self._situation.observed
         for guid in sorted(observed.placeless):
@@ -163,8 +169,9 @@ class Executor:
                 same = left.frontend_vips == vips and left.source_vip == desired.source_vip
                 if same and not left.owner and frozenset(left.endpoints) == endpoints:
                     self._journal.record_made(guid)
+        self._refused.clear()
 
-    def _modify_balancer(self, plan: FrontendPlan) -> None:
+    def _modify_balancer(self, plan: FrontendPlan, without: Set[Address]) -> None:
         assert plan.desired is not None
         assert plan.guid is not None
         # The Owner stays whose it was: nothing but the endpoints may change here.
@@ -177,14 +184,14 @@ class Executor:
             if raise_if_down(error) is not ErrorClass.UNSUPPORTED:
                 raise self._failed(error) from error
             self._situation.modify = False
-            self._settle(plan.frontend)
+            self._settle(plan.frontend, without=without)
             return
         except MalformedHnsObject as error:
             raise StepFailed(ErrorClass.TRANSIENT, str(error), look=True) from error
         self._situation.observed.put_balancer(changed)
         if ENDPOINTS in balancer_differences(self._situation, plan.desired, changed, plan.endpoints):
             self._situation.modify = False  # HNS 15.4 says yes and does nothing (F70)
-            self._settle(plan.frontend)
+            self._settle(plan.frontend, without=without)
 
     def _delete_balancer(self, guid: Guid) -> None:
         self._delete(HnsKind.LOAD_BALANCER, guid)
@@ -300,17 +307,21 @@ class Executor:
         return made
 
     def _delete(self, kind: HnsKind, guid: Guid) -> None:
-        """One immediate second try: HNS of Server 2019 fails now and then (F05). What is gone needs no deleting."""
+        """One immediate second try: HNS of Server 2019 fails now and then (F05). What is gone needs no deleting.
+
+        It stays in the journal, though: HNS may mean something else that is gone, or bring it back from its store.
+        """
         for last in (False, True):
             try:
                 self._client.delete(kind, guid)
-                break
             except HnsError as error:
                 if raise_if_down(error) is ErrorClass.GONE:
-                    break
+                    return
                 if last:
                     raise self._failed(error) from error
-        self._journal.record_deleted(guid)
+            else:
+                self._journal.record_deleted(guid)
+                return
 
     @staticmethod
     def _failed(error: HnsError) -> StepFailed:

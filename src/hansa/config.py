@@ -564,6 +564,8 @@ def _read_bind_address(
     reader: _Reader, path: str, *, port: int, defaults: tuple[Address, Address]
 ) -> BindAddress | None:
     """IP or IP:port; the port is added if missing. Not given: the first default, the second if bindAddress is IPv6."""
+    if reader.get(path) is False:  # what YAML makes of an `off` without quotes
+        return None
     text = reader.text(path)
     if not text:
         bind_addresses = _Reader({"bindAddress": reader.get("bindAddress")})  # its faults are named elsewhere

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 import hansa
-from hansa import cli, config
+from hansa import cli, config, metrics
 from hansa.cli.app import app
 from hansa.dataplanes.windows.backoff import NEVER, PACES
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER
@@ -165,6 +165,29 @@ def _shown(value: object, *, is_time: bool) -> str:
         case float() if is_time:
             return f"{value:g}s"
     return str(value)
+
+
+# --- metrics ---
+
+
+def metrics_table(*, own: bool) -> str:
+    rows = [
+        (
+            f"`{one.name}`",
+            one.type.value,
+            ", ".join(f"`{label}`" for label in one.labels),
+            one.unit,
+            one.help.removeprefix("[ALPHA] "),
+        )
+        for one in metrics.METRICS
+        if one.is_own is own
+    ]
+    return _table(("metric", "type", "labels", "unit", "meaning"), rows)
+
+
+def absent_metrics() -> str:
+    rows = [(", ".join(f"`{one}`" for one in names.split(", ")), why) for names, why in metrics.NOT_SERVED.items()]
+    return _table(("metric of kube-proxy", "why not"), rows)
 
 
 # --- HNS ---
@@ -360,6 +383,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": lambda: settings(own=False),
     "settings-own": lambda: settings(own=True),
     "settings-ignored": ignored_settings,
+    "metrics": lambda: metrics_table(own=False),
+    "metrics-own": lambda: metrics_table(own=True),
+    "metrics-absent": absent_metrics,
     "error-classes": error_classes,
     "error-codes": lambda: error_codes(compute=False),
     "error-codes-compute": lambda: error_codes(compute=True),

@@ -103,6 +103,14 @@ def run(
     kubeconfig: Kubeconfig = "",
     master: Master = "",
     lock: Lock = None,
+    healthz_bind_address: Annotated[
+        str | None,
+        typer.Option(help='Where health is asked; default: healthzBindAddress, else 0.0.0.0:10256; "" = nowhere.'),
+    ] = None,
+    metrics_bind_address: Annotated[
+        str | None,
+        typer.Option(help='Where metrics are; default: metricsBindAddress, else 127.0.0.1:10249; "" = nowhere.'),
+    ] = None,
     verbose: Annotated[bool, typer.Option("-v", help="Log debugging lines too.")] = False,
 ) -> None:
     """Be this node's service proxy until a signal ends it. Ending leaves all rules in place."""
@@ -113,8 +121,12 @@ def run(
     )
     _known_dataplane(dataplane)
     from hansa import engine as engine_module
+    from hansa import health
+    from hansa.config import OFF
 
-    read = options.read_settings(config, settings or [], node_name)
+    flags = {"healthzBindAddress": healthz_bind_address, "metricsBindAddress": metrics_bind_address}
+    off = {name: OFF if value == "" else value for name, value in flags.items()}
+    read = options.read_settings(config, settings or [], node_name, flags=off)
     for note in read.notes:
         logging.getLogger("hansa.config").warning("setting without effect: %s", note)
     _hold_lock(context, lock, hns, "hansa run")
@@ -132,7 +144,7 @@ def run(
         context.with_resource(options.offer(host, hns_listen))
     plane = options.windows_dataplane(host, settled)
     engine = engine_module.Engine(settled, [objects], dataplane=plane, read_addresses=_addresses(host, hns))
-    ended_by = asyncio.run(engine_module.run(engine))
+    ended_by = asyncio.run(health.run(engine, settled))
     if ended_by is not None:
         raise typer.Exit(128 + ended_by)  # as shells count, and as kube-proxy ends
 

@@ -48,10 +48,13 @@ class Settings:
     notes: tuple[str, ...]
 
 
-def read_settings(file: Path | None, assignments: Sequence[str], node_name: str) -> Settings:
-    """Configuration from a YAML file in kube-proxy's words, then `key=value` assignments, which win.
+def read_settings(
+    file: Path | None, assignments: Sequence[str], node_name: str, *, flags: Mapping[str, str | None] | None = None
+) -> Settings:
+    """Configuration from a YAML file in kube-proxy's words, then `key=value` assignments, then flags; the latter win.
 
-    node_name: "" = hostnameOverride, else this machine's name. Raises ConfigError with every fault.
+    node_name: "" = hostnameOverride, else this machine's name. flags: settings at top level, None = not given. Raises
+    ConfigError with every fault.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -60,7 +63,8 @@ def read_settings(file: Path | None, assignments: Sequence[str], node_name: str)
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ConfigError(Fault("--set", f"{assignment!r} is no assignment", "write --set key=value"))
-        _assign(values, key.split("."), yaml.safe_load(text) if text else "")
+        _assign(values, key.split("."), _read_yaml_value(text))
+    values |= {name: value for name, value in (flags or {}).items() if value is not None}
     if node_name:
         values["hostnameOverride"] = node_name
     if "networkName" not in values.get("winkernel", {}) and os.environ.get("KUBE_NETWORK"):
@@ -81,6 +85,14 @@ def _read_yaml_mapping(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(Fault("--config", f"{file} holds no mapping", "see docs/reference/settings.md"))
     return found
+
+
+def _read_yaml_value(text: str) -> object:
+    """A value as in the file; what is no YAML, like `[::]:10256`, is a text."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
 
 
 def _assign(values: dict[str, Any], path: Sequence[str], value: object) -> None:

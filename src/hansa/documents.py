@@ -1,0 +1,242 @@
+"""The documents that the metrics port shows besides metrics: the configuration, and what hansa thinks. Pure.
+
+`config_document` is `make_config` backwards: what it gives, `make_config` reads into the same Config. `state_head` and
+`service_documents` are /debug/state: what is open on the host; per Service its view with reasons, and its rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, assert_never
+
+from hansa.api.objects import ServiceKey
+from hansa.config import OFF, BindAddress, Config, NodePortAddresses
+from hansa.engine import EngineState
+from hansa.health_answers import Moment, rfc3339
+from hansa.pipeline import Pipeline
+from hansa.rules.model import Action, Drop, Forward, Origin, Reject, Rule
+from hansa.services.model import Endpoint, ServicePortView
+
+API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
+
+
+def config_document(config: Config, mode: str) -> dict[str, Any]:
+    """The settings in force, as a KubeProxyConfiguration with hansa's own keys besides. None: left as the host has it.
+
+    The section of the mode repeats what stands at top level, where readers of kube-proxy's /configz look for it.
+    """
+    windows, linux = config.windows, config.linux
+    periods = {
+        "syncPeriod": go_duration(config.sync_period_s),
+        "minSyncPeriod": go_duration(config.min_sync_period_s),
+        "masqueradeAll": config.masquerade_all,
+    }
+    section = {"nftables": periods} if mode == "nftables" else {"iptables": periods}
+    return {
+        "kind": "KubeProxyConfiguration",
+        "apiVersion": API_VERSION,
+        "mode": mode,
+        "hostnameOverride": config.node_name,
+        "bindAddress": _joined(config.bind_addresses),
+        "healthzBindAddress": _bind_address(config.healthz_bind_address),
+        "metricsBindAddress": _bind_address(config.metrics_bind_address),
+        "bindAddressHardFail": config.bind_address_hard_fail,
+        "clusterCIDR": _joined(config.cluster_cidrs),
+        "detectLocalMode": config.detect_local_mode.value,
+        "detectLocal": {
+            "bridgeInterface": config.bridge_interface,
+            "interfaceNamePrefix": config.interface_name_prefix,
+        },
+        "nodePortAddresses": _node_port_addresses(config.node_port_addresses),
+        "featureGates": {"AllowServiceExternalIPs": config.allow_external_ips},
+        **section,
+        **periods,
+        "fullSyncPeriod": go_duration(config.full_sync_period_s),
+        "fullCheckPeriod": go_duration(config.full_check_period_s),
+        "localhostNodePorts": config.localhost_node_ports,
+        "proxyName": config.proxy_name,
+        "conntrack": {
+            "maxPerCore": linux.max_per_core,
+            "min": linux.min_entries,
+            "tcpEstablishedTimeout": _duration_or_none(linux.tcp_established_timeout_s),
+            "tcpCloseWaitTimeout": _duration_or_none(linux.tcp_close_wait_timeout_s),
+            "tcpBeLiberal": linux.tcp_be_liberal,
+            "udpTimeout": _duration_or_none(linux.udp_timeout_s),
+            "udpStreamTimeout": _duration_or_none(linux.udp_stream_timeout_s),
+        },
+        "ipForward": linux.ip_forward,
+        "winkernel": {
+            "networkName": windows.network_name,
+            "sourceVip": _joined(windows.source_vip),
+            "enableDSR": windows.enable_dsr,
+            "rootHnsEndpointName": windows.root_endpoint_name,
+            "forwardHealthCheckVip": windows.forward_health_check_vip,
+            "sourceVipEndpoint": windows.source_vip_endpoint,
+            "createSourceVip": windows.create_source_vip,
+            "journalPath": windows.journal_path,
+            "callBudget": windows.call_budget,
+            "passBudget": go_duration(windows.pass_budget_s),
+            "verifyPerPeriod": windows.verify_per_period,
+        },
+        "takeover": windows.takeover,
+        "criticalServices": list(windows.critical),
+    }
+
+
+def _joined(values: Iterable[object]) -> str:
+    return ",".join(str(value) for value in values)
+
+
+def _bind_address(address: BindAddress | None) -> str:
+    return OFF if address is None else str(address)
+
+
+def _node_port_addresses(accepted: NodePortAddresses) -> list[str]:
+    return ["primary"] if accepted.primary else [str(prefix) for prefix in accepted.prefixes]
+
+
+def _duration_or_none(seconds: float | None) -> str | None:
+    return None if seconds is None else go_duration(seconds)
+
+
+def go_duration(seconds: float) -> str:
+    """A duration as Go prints it.
+
+    >>> go_duration(0), go_duration(0.5), go_duration(30), go_duration(90.25), go_duration(3600)
+    ('0s', '500ms', '30s', '1m30.25s', '1h0m0s')
+    """
+    nanoseconds = round(seconds * 1e9)
+    for unit, size in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
+        if 0 < nanoseconds < size * 1000:
+            return f"{_decimal(nanoseconds, size)}{unit}"
+    minutes, rest = divmod(nanoseconds, 60_000_000_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_decimal(rest, 1_000_000_000)}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _decimal(value: int, size: int) -> str:
+    whole, rest = divmod(value, size)
+    fraction = str(rest).zfill(len(str(size)) - 1).rstrip("0") if rest else ""
+    return f"{whole}.{fraction}" if fraction else str(whole)
+
+
+# --- /debug/state ---
+
+
+def state_head(state: EngineState, moment: Moment, *, node_name: str, mode: str) -> dict[str, Any]:
+    """Everything but the Services: how things stand, and what the host lacks and why."""
+
+    from hansa.explain.text import change_data, shortfall_data  # brings tables for terminals along, hence only here
+
+    def at(monotonic: float | None) -> str | None:
+        return None if monotonic is None else rfc3339(moment.wall_at(monotonic))
+
+    report, last = state.report, state.last
+    return {
+        "node": node_name,
+        "mode": mode,
+        "now": rfc3339(moment.wall),
+        "ready": state.ready,
+        "sources": list(state.sources),
+        "families": {
+            str(family): {"waitingSince": at(one.waiting_since), "lastOk": at(one.last_ok_at)}
+            for family, one in sorted(state.families.items())
+        },
+        "lastSync": last
+        and {
+            "number": last.number,
+            "kind": str(last.kind),
+            "started": at(last.started_at),
+            "finished": at(last.finished_at),
+            "ok": last.ok,
+            "done": last.done,
+            "failed": last.failed,
+            "error": last.error or None,
+        },
+        "runningSince": at(state.running_since),
+        "hostState": report and report.state.value,
+        "retryAt": at(report.retry_at if report else None),
+        "pending": list(report.pending) if report else [],
+        "shortfalls": shortfall_data(report.shortfalls) if report else [],
+        "conditions": list(report.conditions) if report else [],
+        "drift": change_data(report.drift) if report else [],
+        "healthCheckPorts": [
+            {
+                "service": str(key.service),
+                "family": str(key.family),
+                "port": one.port,
+                "localEndpoints": one.local_count,
+            }
+            for key, one in sorted(state.health_checks.items())
+        ],
+    }
+
+
+def service_keys(pipeline: Pipeline) -> list[ServiceKey]:
+    """Every Service known or with rules in force, by name."""
+    return sorted(pipeline.store.services.keys() | pipeline.rules.services)
+
+
+def service_documents(pipeline: Pipeline, keys: Iterable[ServiceKey]) -> list[dict[str, Any]]:
+    """View and rules of Services; the view is as of now, the rules are those of the last message."""
+    return [
+        {
+            "service": str(key),
+            "ports": [_port_document(one) for one in pipeline.view(key)],
+            "rules": [_rule_document(rule, pipeline) for rule in pipeline.rules.rules_of(key)],
+        }
+        for key in keys
+    ]
+
+
+def _port_document(view: ServicePortView) -> dict[str, Any]:
+    port, selection = view.port, view.selection
+    return {
+        "name": str(port.name),
+        "family": str(port.family),
+        "protocol": str(port.name.protocol),
+        "port": port.port,
+        "internalPolicy": port.internal_policy.value,
+        "externalPolicy": port.external_policy.value,
+        "topology": selection.topology.value,
+        "cluster": _endpoints(selection.cluster),
+        "local": _endpoints(selection.local),
+        "excluded": [{"endpoint": str(endpoint), "why": why.value} for endpoint, why in selection.excluded],
+        "localReady": sorted(str(address) for address in view.local_ready),
+    }
+
+
+def _endpoints(endpoints: tuple[Endpoint, ...] | None) -> list[str] | None:
+    return None if endpoints is None else [str(one) for one in endpoints]
+
+
+def _rule_document(rule: Rule, pipeline: Pipeline) -> dict[str, Any]:
+    return {
+        "frontend": str(rule.key),
+        "kind": rule.kind.value,
+        "owner": str(rule.owner),
+        "inForce": pipeline.rules.get(rule.key) == rule,
+        "actions": {origin.value: _action_document(rule.action(origin)) for origin in Origin},
+        "sourceRanges": None if rule.source_ranges is None else [str(one) for one in rule.source_ranges],
+        "affinityTimeoutSeconds": rule.affinity_timeout_s,
+    }
+
+
+def _action_document(action: Action) -> dict[str, Any]:
+    match action:
+        case Forward(endpoints, masquerade, because):
+            return {
+                "action": "forward",
+                "endpoints": _endpoints(endpoints),
+                "masquerade": masquerade,
+                "because": because.value,
+            }
+        case Drop(because):
+            return {"action": "drop", "because": because.value}
+        case Reject(because):
+            return {"action": "reject", "because": because.value}
+        case _:
+            assert_never(action)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hansa.dataplanes.base import Change, HostState, Outcome, Result, SyncReport, Verb
+from hansa.net import IPFamily
 from hansa.rules.model import FrontendKey, Rule, RuleChanges, Surroundings
 
 RETRY_S = 2.0
@@ -53,7 +55,7 @@ class DictionaryDataplane:
         self.before_sync()
         asked = self._take_in(changes)
         if self.host.away:
-            return SyncReport(HostState.UNAVAILABLE, pending=self._names(self._unfinished), retry_at=now + RETRY_S)
+            return SyncReport(HostState.UNAVAILABLE, **self._pending(self._unfinished), retry_at=now + RETRY_S)
         keys = self._differences() if audit else self._unfinished & self._differences()
         results, failed, drift = [], set(), []
         for change, key in self._planned(keys):
@@ -69,7 +71,7 @@ class DictionaryDataplane:
         return SyncReport(
             HostState.HEALTHY,
             results=tuple(results),
-            pending=self._names(failed),
+            **self._pending(failed),
             drift=tuple(drift),
             retry_at=now + RETRY_S if failed and not self.host.hopeless else None,
             host_calls=len(results),
@@ -118,5 +120,9 @@ class DictionaryDataplane:
             self.host.frontends.pop(key, None)
 
     @staticmethod
-    def _names(keys: set[FrontendKey]) -> tuple[str, ...]:
-        return tuple(sorted(str(key) for key in keys))
+    def _pending(keys: set[FrontendKey]) -> dict[str, Any]:
+        """The two fields of a report."""
+        by_family: dict[IPFamily, tuple[str, ...]] = {}
+        for key in sorted(keys, key=str):
+            by_family[key.family] = (*by_family.get(key.family, ()), str(key))
+        return {"pending": tuple(sorted(str(key) for key in keys)), "pending_by_family": by_family}

@@ -124,10 +124,8 @@ class Servers:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.health_checks.close()
-        for server in (self.healthz, self.metrics):
-            if server is not None:
-                await server.close()
+        servers = (self.health_checks, self.healthz, self.metrics)
+        await asyncio.gather(*(one.close() for one in servers if one is not None))
 
     def _saw(self, record: SyncRecord, report: SyncReport | None) -> None:
         self._synced.set()
@@ -300,10 +298,8 @@ class HealthCheckServers:
 
     async def follow(self, wanted: Mapping[HealthCheckKey, Listener]) -> None:
         """Close what is not wanted, or elsewhere (H12, H13), then open what is missing; what fails waits."""
-        for key, one in list(self._open.items()):
-            if wanted.get(key) != one.listener:
-                del self._open[key]
-                await one.http.close()
+        unwanted = [key for key, one in self._open.items() if wanted.get(key) != one.listener]
+        await asyncio.gather(*(self._open.pop(key).http.close() for key in unwanted))
         self.failures = {key: error for key, error in self.failures.items() if key in wanted}
         for key, listener in wanted.items():
             if key not in self._open:
@@ -320,9 +316,8 @@ class HealthCheckServers:
             return
         if self.failures.pop(key, None) is not None:
             _logger.info("health check port listens again service=%s port=%d", key.service, listener.port)
-        http = _Http(partial(self._respond, key))
-        await http.open(sockets)
-        self._open[key] = _Open(listener, http)
+        self._open[key] = _Open(listener, _Http(partial(self._respond, key)))
+        await self._open[key].http.open(sockets)
 
     async def _respond(self, key: HealthCheckKey, _: web.BaseRequest) -> web.StreamResponse:
         """H5: any method and path."""
@@ -341,9 +336,17 @@ class _Http:
         self.port = 0
 
     async def open(self, sockets: Iterable[socket.socket]) -> None:
-        for one in sockets:
-            self.port = one.getsockname()[1]
-            self._servers.append(await asyncio.get_running_loop().create_server(self._protocols, sock=one))
+        """Take the sockets over."""
+        waiting = list(sockets)
+        try:
+            while waiting:
+                self.port = waiting[0].getsockname()[1]
+                server = await asyncio.get_running_loop().create_server(self._protocols, sock=waiting[0])
+                self._servers.append(server)
+                del waiting[0]
+        finally:
+            for one in waiting:
+                one.close()
 
     async def close(self) -> None:
         for server in self._servers:

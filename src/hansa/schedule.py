@@ -172,16 +172,14 @@ class Backlog:
         pending: the run went through all it had to do and satisfied every request but for these keys, each of which
         waits from the request on that it was pending after first; None: nobody knows.
         """
-        begun = self._running_since
+        since = min(one for one in (self._since, self._running_since, now) if one is not None)
         if ok:
             self._pending_since = {}
             self._since = self._since_during_run
             self._last_ok_at = now
         elif pending is not None:
-            asked = [since for since in (self._since, begun) if since is not None]
-            since = min(asked, default=now)
             self._pending_since = {key: self._pending_since.get(key, since) for key in pending}
             self._since = self._since_during_run
-        elif self._since is None:
-            self._since = begun
+        else:
+            self._since = since
         self._running_since = None

@@ -301,3 +301,70 @@ def test_i15_failed_runs_keep_the_oldest_request_and_drift_that_cannot_be_mended
     backlog.started(40.0)
     backlog.finished(41.0, ok=False)
     assert backlog.waiting_since == 30.0
+
+
+def test_i15_each_key_waits_from_the_request_on_that_it_was_pending_after_first() -> None:
+    backlog = Backlog()
+    backlog.request(0.0)
+    backlog.started(1.0)
+    backlog.finished(2.0, ok=False, pending=["a"])
+    assert (backlog.waiting_since, backlog.has_pending, backlog.last_ok_at) == (0.0, True, None)
+    backlog.request(10.0)
+    backlog.started(10.0)
+    backlog.request(11.0)
+    backlog.finished(12.0, ok=False, pending=["a", "b"])
+    assert backlog.waiting_since == 0.0
+    backlog.started(13.0)
+    backlog.finished(14.0, ok=False, pending=["b"])
+    assert backlog.waiting_since == 10.0, "a is there now; the request during the run has been satisfied"
+    backlog.started(15.0)
+    backlog.finished(16.0, ok=False, pending=None)
+    assert backlog.waiting_since == 10.0, "nothing is known of a run that did not reach the host"
+    backlog.started(17.0)
+    backlog.finished(18.0, ok=True, pending=[])
+    assert (backlog.waiting_since, backlog.has_pending, backlog.last_ok_at) == (None, False, 18.0)
+
+
+def test_i15_what_a_run_finds_wrong_without_being_asked_waits_from_its_start() -> None:
+    backlog = Backlog()
+    backlog.started(30.0)
+    backlog.request(31.0)
+    backlog.finished(32.0, ok=False, pending=["a"])
+    assert backlog.waiting_since == 30.0
+    backlog.started(33.0)
+    backlog.finished(34.0, ok=False, pending=["c"])
+    assert backlog.waiting_since == 31.0
+
+
+@laws
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.none() | st.frozensets(st.sampled_from("abc"))), max_size=12)
+)
+def test_i15_waiting_since_is_the_oldest_thing_that_is_still_wanted(
+    steps: list[tuple[bool, bool, frozenset[str] | None]],
+) -> None:
+    """Against the long way: every request is kept with the keys that it still lacks (None: nobody knows)."""
+    backlog, now = Backlog(), 0.0
+    wanted: list[tuple[float, frozenset[str] | None]] = []
+    for before, during, outcome in steps:
+        now += 1
+        if before:
+            backlog.request(now)
+            wanted.append((now, None))
+        now += 1
+        backlog.started(now)
+        began = now
+        wanted.append((began, None))  # a run is a request of its own, for whatever it finds wrong
+        now += 1
+        if during:
+            backlog.request(now)
+            wanted.append((now, None))
+        now += 1
+        backlog.finished(now, ok=outcome == frozenset(), pending=outcome)
+        if outcome is not None:
+            wanted = [
+                (since, (outcome if lacks is None else lacks & outcome) if since <= began else None)
+                for since, lacks in wanted
+            ]
+            wanted = [(since, lacks) for since, lacks in wanted if lacks is None or lacks]
+        assert backlog.waiting_since == min((since for since, _ in wanted), default=None)

@@ -473,7 +473,12 @@ class Engine:
                 wall = self._clock.wall()
                 latencies = tuple((family, max(0.0, wall - moment)) for family, moment in self._trigger_times)
                 self._trigger_times = ()
-                checks = in_force(self._reached.health_checks, self._taken.health_checks, frozenset(outcome.pending))
+                checks = in_force(
+                    self._reached.health_checks,
+                    self._taken.health_checks,
+                    pending=frozenset(outcome.pending),
+                    failed=outcome.failed_families,
+                )
                 self._reached = replace(self._taken, health_checks=checks)
                 if self._first_reached_at is None:
                     self._first_reached_at = now

@@ -269,16 +269,22 @@ def _without_local(view: ServicePortView) -> Iterable[LocalPolicy]:
 
 
 def in_force(
-    before: Mapping[HealthCheckKey, HealthCheck], taken: Mapping[HealthCheckKey, HealthCheck], pending: Set[str]
+    before: Mapping[HealthCheckKey, HealthCheck],
+    taken: Mapping[HealthCheckKey, HealthCheck],
+    *,
+    pending: Set[str],
+    failed: Set[IPFamily] = frozenset(),
 ) -> Mapping[HealthCheckKey, HealthCheck]:
     """What healthCheckNodePorts answer after a run that reached the host and left `pending` frontends behind.
+
+    failed: families all of whose frontends are pending.
 
     No count grows before the Service's own frontends are as desired: a balancer must not send traffic to a node that
     could not be programmed for it (H11, F88). Endpoints that are gone are gone all the same.
     """
     found = {}
     for key, check in taken.items():
-        if not check.frontends.isdisjoint(pending):
+        if key.family in failed or not check.frontends.isdisjoint(pending):
             old = before.get(key)
             known = old.local_count if old is not None and old.port == check.port else 0
             check = replace(check, local_count=min(check.local_count, known))

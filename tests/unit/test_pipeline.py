@@ -16,7 +16,7 @@ from hansa.api.objects import EndpointSlice, Kind, ServiceKey
 from hansa.config import Config
 from hansa.errors import Fault
 from hansa.net import Address, IPFamily, parse_address
-from hansa.pipeline import HealthCheck, HealthCheckKey, Pipeline, merge
+from hansa.pipeline import HealthCheck, HealthCheckKey, Pipeline, in_force, merge
 from hansa.rules.model import FrontendKey, Rule, RuleChanges
 from hansa.testing import (
     L1,
@@ -208,6 +208,25 @@ def test_h6_health_checks_count_addresses_of_ready_local_endpoints_over_all_port
     running.apply([checked(external_policy="Cluster")])
     taken(running)
     assert running.health_checks == {}
+
+
+def test_f88_counts_grow_only_where_the_own_frontends_are_in_place_and_fall_at_once() -> None:
+    key, other = HealthCheckKey(WEB_KEY, IPFamily.IPV4), HealthCheckKey(WEB_KEY, IPFamily.IPV6)
+    running = ready(checked(), Upsert(endpoint_slice("web-a", [L1, L2])))
+    taken_now = running.health_checks
+    assert taken_now[key].frontends == {"203.0.113.80:80/tcp"}
+    one = {key: HealthCheck(32000, 1)}
+    for before, lacking, count in (
+        ({}, {"203.0.113.80:80/tcp"}, 0),
+        (one, {"203.0.113.80:80/tcp"}, 1),
+        ({key: HealthCheck(31999, 1)}, {"203.0.113.80:80/tcp"}, 0),
+        (one, {"203.0.113.81:80/tcp", "endpoint 10.1.1.11"}, 2),
+        ({key: HealthCheck(32000, 3)}, {"203.0.113.80:80/tcp"}, 2),
+    ):
+        assert in_force(before, taken_now, pending=lacking) == {key: HealthCheck(32000, count)}
+    six = {other: HealthCheck(32000, 2)}
+    assert in_force({}, six, pending=set(), failed={IPFamily.IPV4}) == six
+    assert in_force({}, six, pending=set(), failed={IPFamily.IPV6}) == {other: HealthCheck(32000, 0)}
 
 
 def triggered(moment: float | None, *endpoints: object) -> Upsert:

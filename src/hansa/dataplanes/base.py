@@ -79,7 +79,8 @@ class SyncReport:
     again: the pass ended early (call budget); the next one should follow at once. host_calls counts calls to the host.
     drift: changes that no rule change asked for, i.e. someone else had altered the host. conditions: human sentences.
     pending_by_family: `pending` by family; None = the dataplane does not tell. calls_by_verb: `host_calls` by the
-    host's own verbs; empty = the dataplane does not tell.
+    host's own verbs; empty = the dataplane does not tell. failed_families: those of which nothing could be brought
+    about, so that every frontend counts as pending.
     """
 
     state: HostState
@@ -93,6 +94,7 @@ class SyncReport:
     host_calls: int = 0
     pending_by_family: Mapping[IPFamily, tuple[str, ...]] | None = None
     calls_by_verb: Mapping[str, int] = field(default_factory=dict)
+    failed_families: frozenset[IPFamily] = frozenset()
 
     def pending_in(self, family: IPFamily) -> tuple[str, ...]:
         """What of `pending` is of this family; all of it if the dataplane does not tell."""

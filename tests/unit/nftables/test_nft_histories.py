@@ -251,6 +251,8 @@ def test_a_family_that_fails_does_not_hold_up_the_other() -> None:
     dataplane = NftablesDataplane(host)
     report = dataplane.sync(RuleChanges({}, surroundings(), complete=True), now=0, audit=False)
     assert report.pending == ("IPv4 table",)
+    assert (report.pending_in(IPFamily.IPV4), report.pending_in(IPFamily.IPV6)) == (("IPv4 table",), ())
+    assert report.failed_families == {IPFamily.IPV4}
     assert set(host.tables) == {IPFamily.IPV6}
 
 

@@ -210,7 +210,7 @@ class _Work:
     results: list[Result] = field(default_factory=list)
     drift: list[Change] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
-    pending: list[str] = field(default_factory=list)
+    pending: dict[IPFamily, list[str]] = field(default_factory=lambda: {family: [] for family in IPFamily})
     calls: int = 0
 
 
@@ -254,8 +254,10 @@ class NftablesDataplane:
             if one.trusted:
                 self._replace_predecessor(one, work)
                 self._cut_stale_flows(one, work)
-        tables = (f"{family} table" for family, one in self._families.items() if not one.trusted)
-        pending = (*tables, *work.pending)
+        failed = frozenset(family for family, one in self._families.items() if not one.trusted)
+        for family in sorted(failed):
+            work.pending[family].insert(0, f"{family} table")
+        pending = tuple(key for keys in work.pending.values() for key in keys)
         return SyncReport(
             state=state,
             results=tuple(work.results),
@@ -265,6 +267,8 @@ class NftablesDataplane:
             conditions=tuple(work.conditions),
             retry_at=now + RETRY_S if pending else None,
             host_calls=work.calls,
+            pending_by_family={family: tuple(keys) for family, keys in work.pending.items()},
+            failed_families=failed,
         )
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:  # noqa: ARG002 (no retry timers here)
@@ -390,7 +394,7 @@ class NftablesDataplane:
             removed = self._predecessor.remove(family)
         except DataplaneError as error:
             work.conditions.append(f"{family}: another proxy's table cannot be removed: {error}")
-            work.pending.append(f"{family} table of another proxy")
+            work.pending[family].append(f"{family} table of another proxy")
             return
         one.alone = True
         if removed:
@@ -407,14 +411,14 @@ class NftablesDataplane:
             listed = self._connections.list(family, Protocol.UDP)
         except DataplaneError as error:
             work.conditions.append(f"{family}: stale UDP flows cannot be looked for: {error}")
-            work.pending.append(f"{family} conntrack")
+            work.pending[family].append(f"{family} conntrack")
             return
         stale = stale_entries(listed.entries, one.flows.wanted())
         work.calls += len(stale)
         results = cut(stale, one.flows, self._connections)
         work.results += results
         if any(result.outcome is Outcome.FAILED for result in results):
-            work.pending.append(f"{family} conntrack")
+            work.pending[family].append(f"{family} conntrack")
         elif listed.whole:
             one.flows.settle()
         else:

@@ -152,7 +152,7 @@ class Guard:
                 self.breach("I5", f"the pass ends without the load balancer of {gap.frontend}, and nothing had failed")
         for parting in self._partings:
             vanished = {guid for guid in parting.endpoints if self.node.emulator.get(HnsKind.ENDPOINT, guid) is None}
-            if not parting.endpoints & self._deleted and not vanished and not self._failed:
+            if not parting.endpoints & self._deleted and not vanished and not self._failed and not self._down:
                 self.breach("I6", f"writes {parting.frontend}, which was as desired")
         if report.state is HostState.UNAVAILABLE and not self._known <= self._remembered():
             self.breach("I12", "forgets objects while HNS does not answer")

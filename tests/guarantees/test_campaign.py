@@ -239,8 +239,6 @@ class Life:
             )
         )
         effect = self.rng.choice((Refuse(code), Refuse(code), LoseReply(), LeavePartial(), LeakReservation()))
-        if isinstance(effect, LoseReply) and not self.marks:
-            effect = Refuse(code)  # as above
         if isinstance(effect, LeavePartial):
             verb, kind = HnsVerb.CREATE, LB
         if isinstance(effect, LeakReservation):
@@ -252,7 +250,8 @@ class Life:
 
     def meddle(self) -> str:
         emulator, guard = self.node.emulator, self.node.guard
-        balancers = [each for each in emulator.load_balancers() if each.guid not in guard.protected]
+        whole = [each for each in emulator.load_balancers() if each.port_mappings]
+        balancers = [each for each in whole if each.guid not in guard.protected]
         endpoints = [each for each in emulator.endpoints() if each.remote and each.guid not in guard.protected]
         how = self.rng.choice(("remove", "remove", "flags", "source", "endpoints", "distribution", "endpoint", "mac"))
         if how in ("endpoint", "mac"):
@@ -353,6 +352,11 @@ class Life:
                 emulator.restore((value,))
 
     def hansa_restarts(self) -> str:
+        if not self.marks:  # as above: what is unsure is settled by the next look, which has to come first
+            self.node.emulator.faults.clear()
+            self.sync(audit=True)
+            self.node.wait(11.0)
+            self.sync(audit=True)
         self.node.start()
         return ""
 
@@ -389,7 +393,7 @@ class Life:
         emulator.start()
         emulator.forget_leaks()
         if self.rejected:  # what HNS has rejected is tried again when something changes, or by a new process
-            self.node.start()
+            self.hansa_restarts()
             self.rejected = False
         self.node.wait(301.0)
         self.node.audit()  # finds HNS back, if it was away

@@ -266,7 +266,7 @@ class WindowsDataplane:
                 changes = self._observed.take_changes()
                 self._note_drift(changes)
                 self._touch(changes)
-        self._executor.claim_partial()
+        self._executor.claim()
 
     def _note_drift(self, changes: Touched) -> None:
         """What somebody else has changed, unless the rules have just asked for a change at the same place."""

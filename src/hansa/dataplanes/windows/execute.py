@@ -21,7 +21,7 @@ from hansa.dataplanes.windows.compare import (
     plan_frontend,
 )
 from hansa.dataplanes.windows.objects import DesiredEndpoint, DesiredLoadBalancer
-from hansa.dataplanes.windows.observe import Observer, raise_if_down
+from hansa.dataplanes.windows.observe import HnsDown, Observer, raise_if_down
 from hansa.dataplanes.windows.ownership import OWNER, Journal, Standing, balancer_guid, endpoint_guid
 from hansa.dataplanes.windows.plan import (
     DeleteEndpoint,
@@ -71,7 +71,8 @@ class Executor:
         self._situation = situation
         self._journal = journal
         self.exhausted = 0
-        self._refused: list[tuple[DesiredLoadBalancer, frozenset[Guid]]] = []
+        self._unsure: list[tuple[DesiredLoadBalancer, frozenset[Guid]]] = []
+        self._unsure_endpoints: set[Address] = set()
 
     def begin(self) -> None:
         """A new pass: what the last one was told about full ports no longer counts."""
@@ -144,8 +145,8 @@ class Executor:
         document = encode(balancer_object(plan.desired, plan.endpoints, OWNER))
         try:
             made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)
-        except StepFailed:
-            self._refused.append((plan.desired, plan.endpoints))
+        except (StepFailed, HnsDown):
+            self._unsure.append((plan.desired, plan.endpoints))
             raise
         self._journal.record_made(made.guid)
         self._note_marks(made.guid == asked or made.owner == OWNER)
@@ -155,21 +156,29 @@ class Executor:
         if differences:
             raise StepFailed(ErrorClass.REJECTED, f"HNS made it with another {', '.join(differences)}")
 
-    def claim_partial(self) -> None:
-        """A refused create may have left a load balancer without frontend all the same (hcn.md 5.10 B3).
+    def claim(self) -> None:
+        """A create that failed may have made something all the same: the reply may be what got lost, or a load
+        balancer without frontend is left (hcn.md 5.10 B3).
 
-        Where HNS keeps neither our GUID nor our Owner, its content tells that it is what we asked for. To be called
-        whenever memory has been brought up to date: then all that was refused before has been judged.
+        Where HNS keeps neither our GUID nor our Owner, content and place tell that it is what we asked for. To be
+        called whenever memory has been brought up to date: then all that failed before has been judged.
         """
-        observed = self._situation.observed
-        for guid in sorted(observed.placeless):
-            left = observed.balancers[guid]
-            for desired, endpoints in self._refused:
-                vips = () if desired.key.vip is None else (desired.key.vip,)
+        situation = self._situation
+        observed = situation.observed
+        for desired, endpoints in self._unsure:
+            vips = () if desired.key.vip is None else (desired.key.vip,)
+            partial = [observed.balancers[guid] for guid in sorted(observed.placeless)]
+            for left in (*partial, *observed.at_frontend(desired.key.frontend)):
                 same = left.frontend_vips == vips and left.source_vip == desired.source_vip
                 if same and not left.owner and frozenset(left.endpoints) == endpoints:
-                    self._journal.record_made(guid)
-        self._refused.clear()
+                    self._journal.record_made(left.guid)
+        for address in self._unsure_endpoints:
+            for endpoint in observed.at_address(address):
+                if situation.ownership.of_endpoint(endpoint, situation.network) is Standing.UNMARKED:
+                    self._journal.record_made(endpoint.guid)
+        if observed.seen_all:
+            self._unsure.clear()
+            self._unsure_endpoints.clear()
 
     def _modify_balancer(self, plan: FrontendPlan, without: Set[Address]) -> None:
         assert plan.desired is not None
@@ -222,7 +231,11 @@ class Executor:
         situation = self._situation
         asked = endpoint_guid(situation.network, desired.address, situation.generations.get(desired.address, 0))
         document = encode(endpoint_object(desired, situation.network, OWNER))
-        made = self._create(HnsKind.ENDPOINT, desired.address, asked, document, decode_endpoint)
+        try:
+            made = self._create(HnsKind.ENDPOINT, desired.address, asked, document, decode_endpoint)
+        except (StepFailed, HnsDown):
+            self._unsure_endpoints.add(desired.address)
+            raise
         self._journal.record_made(made.guid)
         self._note_marks(made.guid == asked or made.owner == OWNER)
         situation.observed.put_endpoint(made)
@@ -245,6 +258,9 @@ class Executor:
         frontends = {claim for guid in users for claim in situation.observed.claims(guid)}
         failure: StepFailed | None = None
         try:
+            for guid in users:
+                if guid in situation.observed.placeless:  # it would keep the endpoint in use
+                    self._delete_balancer(guid)
             for frontend in sorted(frontends, key=str):
                 self._settle(frontend, without={address})
             self._delete_endpoint_now(address, plan.guid)

@@ -84,6 +84,7 @@ class Observed:
         self._references: dict[Guid, set[Guid]] = {}
         self.placeless: set[Guid] = set()  # load balancers without a frontend that can be read
         self.turns: dict[Guid, None] = {}  # whose content was read longest ago comes first
+        self.seen_all = False  # the last look has read, or found unreadable, whatever HNS listed
 
     def at_frontend(self, frontend: FrontendKey) -> list[HnsLoadBalancer]:
         """Load balancers that serve it, sorted by GUID; more than one is possible."""
@@ -290,6 +291,8 @@ class Observer:
             for guid in ids:
                 if deep or guid not in known:
                     self.read(kind, guid)
+        seen = {*self._observed.balancers, *self._observed.endpoints, *self._observed.unreadable}
+        self._observed.seen_all = seen.issuperset((*balancers, *endpoints))
 
     def _forget_absent(self, present: Set[Guid]) -> None:
         observed = self._observed

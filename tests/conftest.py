@@ -1,4 +1,4 @@
-"""Counts the numbered scenarios of service-semantics that a run has covered, and says so at its end."""
+"""Counts the numbered scenarios of service-semantics that a run has covered, and says so at its end; `--golden`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 import pytest
 from tests.scenarios import summary
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="write golden files anew instead of comparing (make golden)")
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

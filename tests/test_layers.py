@@ -36,6 +36,7 @@ EDGES = frozenset(
         "cli",
         "cli.app",
         "cli.options",
+        "cli.planes",
         "engine",
         "health",
         "lock",

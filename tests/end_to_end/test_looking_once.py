@@ -49,7 +49,7 @@ async def test_a_cluster_renders_as_its_manifests_do(hansa, tmp_path: Path, mood
     """Also what depends on other Nodes: on overlay, which of them a pod is behind."""
     items = [*cluster(), *shop()]
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump_all(items), encoding="utf-8")
-    common = ("render", "--node-name", NODE_NAME, "-o", "json", "--source")
+    common = ("render", "--dataplane", "windows", "--node-name", NODE_NAME, "-o", "json", "--source")
     async with ApiServer(mood=mood) as server:
         server.put(*items)
         kubeconfig = plain(tmp_path).kubeconfig(server)

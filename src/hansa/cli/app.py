@@ -17,7 +17,7 @@ import yaml
 
 from hansa import __version__
 from hansa.api.change import Upsert
-from hansa.cli import options
+from hansa.cli import options, planes
 from hansa.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hansa.api.objects import Node
     from hansa.config import Config
     from hansa.hns.dumps import Dump
+    from hansa.net import Address
     from hansa.rules.model import RuleChanges
     from hansa.sources import Source
     from hansa.sources.kubernetes.kubeconfig import Connection
@@ -47,9 +48,28 @@ Source_ = Annotated[
     str, typer.Option("--source", help="`kubernetes`, or a manifest file or folder, or - for standard input.")
 ]
 NodeName = Annotated[str, typer.Option(help="This node's name; default: the host name in lower case.")]
-DataplaneName = Annotated[str, typer.Option("--dataplane", help="What programs the host: windows.")]
+DataplaneName = Annotated[
+    str,
+    typer.Option(
+        "--dataplane", help="windows or nftables; default: windows on Windows and with --hns, nftables elsewhere."
+    ),
+]
 Hns = Annotated[
     str, typer.Option("--hns", help="native | emulator | emulator:FILE | remote:ADDRESS (see `hansa hns serve`).")
+]
+RunHns = Annotated[
+    str,
+    typer.Option(
+        "--hns", help="Windows: native (default) | emulator | emulator:FILE | remote:ADDRESS (see `hansa hns serve`)."
+    ),
+]
+PlanHns = Annotated[
+    str,
+    typer.Option(
+        "--hns",
+        help="Windows: native (default) | emulator | emulator:FILE | remote:ADDRESS, or dump:FILE,... "
+        "(see `hansa hns import`).",
+    ),
 ]
 AnyHns = Annotated[
     str,
@@ -65,7 +85,7 @@ DumpBuild = Annotated[
 ]
 Lock = Annotated[
     Path | None,
-    typer.Option("--lock", help="Lock file against a second instance; default with --hns native: one per host."),
+    typer.Option("--lock", help="Lock file against a second instance; default: one per host, none with other HNS."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in kube-proxy's words, as YAML.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated; wins.")]
@@ -93,8 +113,8 @@ def run(
     *,
     source: Source_ = options.KUBERNETES,
     node_name: NodeName = "",
-    dataplane: DataplaneName = "windows",
-    hns: Hns = "native",
+    dataplane: DataplaneName = "",
+    hns: RunHns = "",
     network: Network = "overlay",
     build: Build = "ws2022",
     hns_listen: Annotated[str, typer.Option(help="Offer the emulated HNS to other programs at this address.")] = "",
@@ -119,7 +139,8 @@ def run(
         format="%(asctime)s %(levelname).1s %(name)s %(message)s",
         stream=sys.stderr,
     )
-    _known_dataplane(dataplane)
+    chosen = planes.choose(dataplane, hns)
+    windows = planes.WindowsOptions(hns, network, build)
     from hansa import engine as engine_module
     from hansa import health
     from hansa.config import OFF
@@ -129,7 +150,7 @@ def run(
     read = options.read_settings(config, settings or [], node_name, flags=off)
     for note in read.notes:
         logging.getLogger("hansa.config").warning("setting without effect: %s", note)
-    _hold_lock(context, lock, hns, "hansa run")
+    _hold_lock(context, lock, "hansa run", always=windows.native)
     objects = _source(source, read.config, kubeconfig=kubeconfig, master=master)
     known: Sequence[Node] = ()
     if not _is_kubernetes(source):
@@ -137,14 +158,14 @@ def run(
     elif hns == "emulator":  # a real node must start while the API is away; an emulated one is laid out by the Nodes
         known = _cluster_nodes(kubeconfig, master)
     options.check_node_name(read.config, known)
-    host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
-    settled = options.with_source_vip(read.config, host)
-    objects = options.with_kubelet(objects, host, settled)
+    plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
+    objects = plane.attend(objects)
     if hns_listen:
-        context.with_resource(options.offer(host, hns_listen))
-    plane = options.windows_dataplane(host, settled)
-    engine = engine_module.Engine(settled, [objects], dataplane=plane, read_addresses=_addresses(host, hns))
-    ended_by = asyncio.run(health.run(engine, settled))
+        context.with_resource(options.offer(plane.host, hns_listen))
+    engine = engine_module.Engine(
+        plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses
+    )
+    ended_by = asyncio.run(health.run(engine, plane.config))
     if ended_by is not None:
         raise typer.Exit(128 + ended_by)  # as shells count, and as kube-proxy ends
 
@@ -155,39 +176,37 @@ def render(
     *,
     source: Source_,
     node_name: NodeName = "",
-    dataplane: DataplaneName = "windows",
+    dataplane: DataplaneName = "",
     network: Network = "overlay",
     build: Build = "ws2022",
     config: ConfigFile = None,
     settings: Set = None,
     kubeconfig: Kubeconfig = "",
     master: Master = "",
-    output: Output = "yaml",
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="text (nftables' own, its default), table, json or yaml.")
+    ] = "",
 ) -> None:
     """Print the objects that this node's kernel would have to hold. No host is read or written.
 
-    Endpoints are named by their addresses, since only a host gives them ids. Objects of the input that cannot be used
-    are named on standard error, one line each; the exit code is then 1.
+    nftables: the tables of both families as `nft -f` reads them. Windows: endpoints are named by their addresses, since
+    only a host gives them ids. Objects of the input that cannot be used are named on standard error, one line each; the
+    exit code is then 1.
     """
-    _known_dataplane(dataplane)
-    from hansa.dataplanes.windows.render import as_documents
+    chosen = planes.choose(dataplane)
     from hansa.explain import text
 
     read = options.read_settings(config, settings or [], node_name)
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
     known = options.nodes(found.changes)
     options.check_node_name(read.config, known)
-    host = context.with_resource(options.open_host("emulator", read.config, known, network=network, build=build))
-    settled = options.with_source_vip(read.config, host)
-    plane = options.windows_dataplane(host, settled)
-    message = _rules(found, settled, host)
-    rendered = plane.render(message, now=time.monotonic())
-    documents = as_documents(rendered)
-    _print_documents(
-        {"kind": "WindowsObjects", "node": settled.node_name, **documents},
-        output,
-        table=lambda console: console.print(text.rendered_table(rendered)),
-    )
+    windows = planes.WindowsOptions("emulator", network, build)
+    plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
+    rendered = plane.render(_rules(found, plane.config, plane.rendered_addresses))
+    if rendered.text is not None and output in ("", "text"):
+        print(rendered.text, end="")
+    else:
+        _print_documents(rendered.documents, output or "yaml", table=rendered.table)
     for line in text.shortfall_lines(rendered.shortfalls):
         print(f"hansa: shortfall: {line}", file=sys.stderr)
     _complain(found)
@@ -199,8 +218,8 @@ def plan(
     *,
     source: Source_,
     node_name: NodeName = "",
-    dataplane: DataplaneName = "windows",
-    hns: AnyHns = "native",
+    dataplane: DataplaneName = "",
+    hns: PlanHns = "",
     network: Network = "overlay",
     build: DumpBuild = "",
     config: ConfigFile = None,
@@ -210,11 +229,11 @@ def plan(
     output: Output = "table",
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 5 if something would change.")] = False,
 ) -> None:
-    """Print what a sync would change on this host now. Reads the host, writes nothing.
+    """Print what a sync would change on this host now. Reads the host, writes nothing; nftables needs root for that.
 
     With `--hns dump:FILE,...` it does what `hansa doctor` does: a listing may lack what a plan needs.
     """
-    _known_dataplane(dataplane)
+    chosen = planes.choose(dataplane, hns)
     from hansa.explain import text
     from hansa.lab.cni import add_local_pods
 
@@ -222,15 +241,15 @@ def plan(
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
     known = options.nodes(found.changes)
     options.check_node_name(read.config, known)
-    host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
-    settled = options.with_source_vip(read.config, host)
-    if host.emulator is not None and hns == "emulator":
-        add_local_pods(host.emulator, found.changes, settled.node_name)
-    if host.dump is not None:
-        _diagnose(found, host, settled, output=output, exit_code=exit_code)
+    plane = context.with_resource(
+        planes.open_plane(chosen, read.config, known, planes.WindowsOptions(hns, network, build))
+    )
+    if plane.host is not None and plane.host.emulator is not None and hns == "emulator":
+        add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
+    if plane.host is not None and plane.host.dump is not None:
+        _diagnose(found, plane.host, plane.config, output=output, exit_code=exit_code)
         return
-    plane = options.windows_dataplane(host, settled)
-    steps = plane.plan(_rules(found, settled, host), now=time.monotonic())
+    steps = plane.plan(_rules(found, plane.config, plane.addresses))
 
     def table(console: Console) -> None:
         if steps:
@@ -276,7 +295,8 @@ def doctor(
 def cleanup(
     context: typer.Context,
     *,
-    hns: Hns = "native",
+    dataplane: DataplaneName = "",
+    hns: RunHns = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be deleted, delete nothing.")] = False,
     node_name: NodeName = "",
     config: ConfigFile = None,
@@ -284,53 +304,51 @@ def cleanup(
     lock: Lock = None,
     output: Output = "table",
 ) -> None:
-    """Hand a Windows node back: delete the load balancers and remote endpoints that are hansa's, and nothing else.
+    """Hand a node back: delete what is hansa's, and nothing else. Stop `hansa run` first.
 
-    What is hansa's is told by the marks on the objects and by the journal, so give the settings that `hansa run` had.
-    Local endpoints are never deleted. Stop `hansa run` first.
+    nftables: the tables `ip hansa` and `ip6 hansa`; established connections go on. Windows: load balancers and remote
+    endpoints, told by the marks on the objects and by the journal, so give the settings that `hansa run` had; local
+    endpoints are never deleted.
     """
-    from hansa.dataplanes.base import Outcome
-    from hansa.dataplanes.windows import cleanup as windows
-    from hansa.explain import text
-
+    chosen = planes.choose(dataplane, hns)
     read = options.read_settings(config, settings or [], node_name)
     if not dry_run:
-        _hold_lock(context, lock, hns, "hansa cleanup")
-    host = context.with_resource(options.open_filled(hns))
-    settled = windows.cleanup_config(read.config)
-    planned = windows.preview(options.windows_dataplane(host, settled), settled, now=time.monotonic())
-    changes = planned.changes
-    failed: list[str] = []
-    if not dry_run:
-        results = windows.clean(options.windows_dataplane(host, settled), settled, now=time.monotonic())
-        changes = tuple(each.change for each in results if each.outcome is Outcome.DONE)
-        failed = [f"{each.change.kind} {each.change.key}: {each.error}" for each in results if each.error]
+        _hold_lock(context, lock, "hansa cleanup", always=hns in ("", "native"))
+    if chosen == planes.NFTABLES:
+        cleaned = planes.clean_nftables(dry_run=dry_run)
+    else:
+        cleaned = planes.clean_windows(
+            context.with_resource(options.open_filled(hns or "native")), read.config, dry_run=dry_run
+        )
+    from hansa.explain import text
+
     headline = "would be deleted" if dry_run else "deleted"
 
     def table(console: Console) -> None:
-        if changes:
-            console.print(text.change_table(changes))
-        console.print(f"{len(changes)} {headline}, {sum(not each.ours for each in planned.kept)} of others left alone")
+        if cleaned.changes:
+            console.print(text.change_table(cleaned.changes))
+        others = "" if cleaned.kept is None else f", {sum(not each.ours for each in cleaned.kept)} of others left alone"
+        console.print(f"{len(cleaned.changes)} {headline}{others}")
 
     data = {
         "dryRun": dry_run,
-        "deleted": text.change_data(changes),
+        "deleted": text.change_data(cleaned.changes),
         "kept": [
             {"kind": each.kind, "key": each.key, "id": each.guid.lower(), "why": each.why, "ours": each.ours}
-            for each in planned.kept
+            for each in cleaned.kept or ()
         ],
-        "failed": failed,
+        "failed": list(cleaned.failed),
     }
     _print_documents(data, output, table=table)
-    ours = [each for each in planned.kept if each.ours]
+    ours = [each for each in cleaned.kept or () if each.ours]
     for each in ours:
         print(f"hansa: left in place: {each.kind} {each.key} ({each.guid.lower()}): {each.why}", file=sys.stderr)
-    for line in failed:
+    for line in cleaned.failed:
         print(f"hansa: host: {line}; run it again", file=sys.stderr)
-    if failed:
+    if cleaned.failed:
         raise typer.Exit(4)
-    if not dry_run and not ours and settled.windows.journal_path:
-        Path(settled.windows.journal_path).unlink(missing_ok=True)  # the next start is a first one
+    if not dry_run and not ours and chosen == planes.WINDOWS and read.config.windows.journal_path:
+        Path(read.config.windows.journal_path).unlink(missing_ok=True)  # the next start is a first one
 
 
 @hns_app.command("ls")
@@ -460,12 +478,6 @@ def demo(
 _PIPE_WIDTH = 1000  # columns; more than any row needs
 
 
-def _known_dataplane(name: str) -> None:
-    if name not in options.DATAPLANES:
-        known = ", ".join(options.DATAPLANES)
-        raise ConfigError(Fault("--dataplane", f"{name!r} is not available", f"this version has: {known}"))
-
-
 def _is_kubernetes(source: str) -> bool:
     return source == options.KUBERNETES
 
@@ -516,21 +528,21 @@ def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> optio
     return options.Input((*(Upsert(node) for node in nodes), *asyncio.run(gather(objects))))
 
 
-def _rules(found: options.Input, config: Config, host: options.Host) -> RuleChanges:
+def _rules(found: options.Input, config: Config, addresses: frozenset[Address]) -> RuleChanges:
     from hansa.pipeline import Pipeline
 
-    pipeline = Pipeline(config, host.addresses)
+    pipeline = Pipeline(config, addresses)
     pipeline.apply(found.changes)
     message = pipeline.take()
     assert message is not None, "a source that was read to its end has said Synced for every kind"
     return message
 
 
-def _hold_lock(context: typer.Context, lock: Path | None, hns: str, purpose: str) -> None:
+def _hold_lock(context: typer.Context, lock: Path | None, purpose: str, *, always: bool) -> None:
     """Until the command ends. An emulated HNS is somebody's own: there only a lock that was asked for counts."""
     from hansa.lock import HostLock, default_path
 
-    path = lock or (default_path() if hns == "native" else None)
+    path = lock or (default_path() if always else None)
     if path is not None:
         context.with_resource(HostLock(path, purpose))
 
@@ -542,7 +554,7 @@ def _diagnose(found: options.Input, host: options.Host, config: Config, *, outpu
 
     plane = options.windows_dataplane(host, config)
     diagnosis = diagnose(
-        plane.survey(_rules(found, config, host), now=time.monotonic()),
+        plane.survey(_rules(found, config, host.addresses), now=time.monotonic()),
         hints=host.dump.hints if host.dump else NO_HINTS,
         named=options.named_addresses(found.changes),
         root_name=config.windows.root_endpoint_name,
@@ -583,11 +595,6 @@ def _complain_of_dump(dump: Dump) -> None:
         print(f"hansa: dump: {one}", file=sys.stderr)
     if dump.unread:
         raise typer.Exit(1)
-
-
-def _addresses(host: options.Host, hns: str) -> Callable[[], Any] | None:
-    """An emulated machine has the emulator's addresses; a real one is asked each time."""
-    return None if hns == "native" else lambda: host.addresses
 
 
 def _complain(found: options.Input) -> None:

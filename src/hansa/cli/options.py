@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 KUBERNETES = "kubernetes"
-DATAPLANES = ("windows",)
 DEFAULT_BUILD = "ws2022"
 # What collectlogs.ps1 and networkhealth.ps1 leave in a folder and hansa reads.
 DUMP_NAMES = ("hnsdiag.txt", "network.txt", "endpoint.txt", "policy.txt", "loadbalancerdata.json")
@@ -206,11 +205,11 @@ def with_kubelet(objects: Source, host: Host, config: Config) -> Source:
     return CniSource(objects, host.emulator, config.node_name, lock=host.lock)
 
 
-def offer(host: Host, address: str) -> Server:
-    """Let other programs use the emulated HNS, too. Raises ConfigError for a real one or a bad address."""
+def offer(host: Host | None, address: str) -> Server:
+    """Let other programs use the emulated HNS, too. Raises ConfigError for a real one or none, or a bad address."""
     from hansa.hns.emulator.server import serve
 
-    if host.emulator is None:
+    if host is None or host.emulator is None:
         raise ConfigError(Fault("--hns-listen", "only an emulated HNS can be offered", "use it with --hns emulator"))
     return serve(host.emulator, address, lock=host.lock, machine=host.machine())
 

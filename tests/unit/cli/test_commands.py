@@ -15,6 +15,7 @@ from hansa.hns.emulator.server import serve
 from hansa.lab.cni import emulated_node
 
 Output = tuple[int, str, str]
+WINDOWS = ("--dataplane", "windows")
 
 
 @pytest.fixture
@@ -57,13 +58,13 @@ def test_render_prints_the_hns_objects_of_a_dump(hansa, cluster: str) -> None:
 
 
 def test_render_is_the_same_every_time(hansa, cluster: str) -> None:
-    arguments = ("render", "--source", cluster, "--node-name", "win-1", "-o", "json")
+    arguments = ("render", "--source", cluster, "--node-name", "win-1", "-o", "json", *WINDOWS)
     assert hansa(*arguments) == hansa(*arguments)
 
 
 @pytest.mark.parametrize("network", ["overlay", "l2bridge"])
 def test_render_as_json_and_table(hansa, cluster: str, network: str) -> None:
-    common = ("render", "--source", cluster, "--node-name", "win-1", "--network", network)
+    common = ("render", "--source", cluster, "--node-name", "win-1", "--network", network, *WINDOWS)
     assert json.loads(hansa(*common, "-o", "json")[1])["node"] == "win-1"
     assert "load balancer 100.64.17.25:80/tcp" in hansa(*common, "-o", "table")[1]
 
@@ -73,7 +74,7 @@ def test_a_broken_object_costs_one_error_and_not_the_run(hansa, cluster: str) ->
         Path(cluster).read_text(encoding="utf-8").replace("port: 9153, protocol: TCP", "port: 99999, protocol: TCP", 1)
     )
     Path(cluster).write_text(text, encoding="utf-8")
-    code, out, err = hansa("render", "--source", cluster, "--node-name", "win-1")
+    code, out, err = hansa("render", "--source", cluster, "--node-name", "win-1", *WINDOWS)
     assert code == 1
     assert "Service kube-system/kube-dns is left out: spec.ports[2].port: 99999 is not a port" in err
     assert "100.64.17.25" in out
@@ -83,7 +84,7 @@ def test_a_broken_object_costs_one_error_and_not_the_run(hansa, cluster: str) ->
 def test_an_unreadable_document_is_named_with_its_place_and_the_rest_goes_on(hansa, cluster: str) -> None:
     with Path(cluster).open("a", encoding="utf-8") as file:
         file.write("---\nkind: [unclosed\n")
-    code, out, err = hansa("render", "--source", cluster, "--node-name", "win-1")
+    code, out, err = hansa("render", "--source", cluster, "--node-name", "win-1", *WINDOWS)
     assert code == 1
     assert re.search(r"hansa: source: .*cluster\.yaml:\d+", err)
     assert "100.64.17.25" in out
@@ -99,7 +100,11 @@ def test_a_node_name_that_no_node_has_is_refused(hansa, cluster: str) -> None:
     ("arguments", "code", "says"),
     [
         (("render", "--source", "/no/such/file", "--node-name", "n"), 3, "No such file"),
-        (("render", "--source", "-", "--dataplane", "ebpf"), 2, "'ebpf' is not available (this version has: windows)"),
+        (
+            ("render", "--source", "-", "--dataplane", "ebpf"),
+            2,
+            "'ebpf' is not available (this version has: windows, nftables)",
+        ),
         (("plan", "--source", "CLUSTER", "--node-name", "win-1", "--hns", "bogus"), 2, "--hns: 'bogus'"),
         (("plan", "--source", "CLUSTER", "--node-name", "win-1", "--hns", "emulator", "--build", "w"), 2, "--build"),
         (
@@ -124,7 +129,7 @@ def test_errors_say_who_must_act(hansa, cluster: str, arguments: tuple[str, ...]
 def test_settings_from_a_file_and_from_the_command_line(hansa, cluster: str, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("winkernel: {sourceVip: 100.96.2.9, enableDSR: true}\n", encoding="utf-8")
-    common = ("render", "--source", cluster, "--node-name", "win-1", "-o", "json", "--config", str(file))
+    common = ("render", "--source", cluster, "--node-name", "win-1", "-o", "json", "--config", str(file), *WINDOWS)
     vips = {one["SourceVIP"] for one in json.loads(hansa(*common)[1])["HostComputeLoadBalancers"]}
     assert "100.96.2.9" in vips
     out = hansa(*common, "--set", "winkernel.sourceVip=100.96.2.77")[1]

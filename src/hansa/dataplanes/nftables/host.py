@@ -67,16 +67,21 @@ def open_dataplane(config: Config) -> tuple[NftablesDataplane, Preparation]:
     return dataplane, prepared
 
 
+def open_for_reading() -> NftablesDataplane:
+    """A dataplane for `plan` alone: nothing is prepared or set. Raises DataplaneError as `open_dataplane` does."""
+    families = node_families()
+    check_features(families)
+    return NftablesDataplane(KernelRuleset(), families, connections=KernelConnections())
+
+
 def prepare(config: Config, root: Path = ROOT) -> Preparation:
     """Look at the node, then set what the configuration asks for. Raises as `open_dataplane` does, before setting.
 
     route_localnet is not set here: the dataplane does, and only behind its guard.
     """
     families = node_families(root)
+    check_features(families)
     with closing(NetfilterSocket()) as kernel:
-        missing = probe(kernel, families)
-        if missing:
-            raise DataplaneError(needs.explain_missing(missing))
         rivals = find_rivals(kernel, root)
     beside = config.proxy_name is not None
     replaced = needs.judge_rivals(rivals, takeover=config.takeover, beside_another=beside)
@@ -94,6 +99,13 @@ def node_families(root: Path = ROOT) -> tuple[IPFamily, ...]:
 
 
 # -- features of the kernel ------------------------------------------------------------------------------------------
+
+
+def check_features(families: Sequence[IPFamily]) -> None:
+    """Raises DataplaneError naming every feature that is missing, or the privilege. Changes nothing."""
+    with closing(NetfilterSocket()) as kernel:
+        if missing := probe(kernel, families):
+            raise DataplaneError(needs.explain_missing(missing))
 
 
 def probe(kernel: NetfilterSocket, families: Sequence[IPFamily], extra: Iterable[Probe] = ()) -> tuple[Missing, ...]:
@@ -284,7 +296,7 @@ def clean_up() -> tuple[Result, ...]:
     """Remove hansa's own tables and what only they make safe; () if there was nothing.
 
     Established connections go on, for the kernel's connection table is left as it is. A failure is a Result, and does
-    not hold up the other family.
+    not hold up the other family. Raises DataplaneError if nothing can be looked at.
     """
     results: list[Result] = []
     with closing(NetfilterSocket()) as kernel:
@@ -293,21 +305,41 @@ def clean_up() -> tuple[Result, ...]:
     return tuple(results)
 
 
-def _clean_up_family(family: IPFamily, kernel: NetfilterSocket) -> list[Result]:
+def what_to_clean_up() -> tuple[Change, ...]:
+    """What `clean_up` would do. Raises DataplaneError if that cannot be looked at."""
+    with closing(NetfilterSocket()) as kernel:
+        return tuple(change for family in IPFamily for change in _leftovers(family, kernel))
+
+
+def _leftovers(family: IPFamily, kernel: NetfilterSocket) -> list[Change]:
+    """The table, and before it the setting that must not be left without the table's guard."""
     number = wire.family_number(family)
-    table = nf.table(number, TABLE)
-    change = Change(Verb.DELETE, "table", f"{nft_family(family)} {TABLE}", "clean-up was asked for")
+    if not _exists(kernel, nf.GET_TABLE, nf.table(number, TABLE)):
+        return []
+    found = [Change(Verb.DELETE, "table", f"{nft_family(family)} {TABLE}", "clean-up was asked for")]
+    if _exists(kernel, nf.GET_CHAIN, nf.chain(number, TABLE, GUARD)):
+        found.insert(0, Change(Verb.MODIFY, "setting", needs.ROUTE_LOCALNET.path, "its guard goes"))
+    return found
+
+
+def _clean_up_family(family: IPFamily, kernel: NetfilterSocket) -> list[Result]:
     results: list[Result] = []
     try:
-        if not _exists(kernel, nf.GET_TABLE, table):
-            return []
-        if _exists(kernel, nf.GET_CHAIN, nf.chain(number, TABLE, GUARD)):
-            closed = Change(Verb.MODIFY, "setting", needs.ROUTE_LOCALNET.path, "its guard goes")
-            note = "; ".join(_set(needs.ROUTE_LOCALNET, ROOT))
-            results.append(Result(closed, Outcome.FAILED if note else Outcome.DONE, note))
-            if note:
-                return results
-        _send(kernel, [(nf.DEL_TABLE, 0, table)], kernel.next_sequence())
+        changes = _leftovers(family, kernel)
     except DataplaneError as error:
-        return [*results, Result(change, Outcome.FAILED, str(error))]
-    return [*results, Result(change, Outcome.DONE)]
+        change = Change(Verb.DELETE, "table", f"{nft_family(family)} {TABLE}", "clean-up was asked for")
+        return [Result(change, Outcome.FAILED, str(error))]
+    for change in changes:
+        note = ""
+        if change.kind == "setting":
+            note = "; ".join(_set(needs.ROUTE_LOCALNET, ROOT))
+        else:
+            try:
+                table = nf.table(wire.family_number(family), TABLE)
+                _send(kernel, [(nf.DEL_TABLE, 0, table)], kernel.next_sequence())
+            except DataplaneError as error:
+                note = str(error)
+        results.append(Result(change, Outcome.FAILED if note else Outcome.DONE, note))
+        if note:
+            break
+    return results

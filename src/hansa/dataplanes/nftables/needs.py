@@ -175,6 +175,8 @@ def missing_features(
 def explain_missing(missing: Sequence[Missing]) -> str:
     """One sentence for the operator."""
     listed = "; ".join(str(one) for one in missing)
+    if any(one.feature is PRIVILEGE for one in missing):
+        return f"run hansa as root: this process lacks {listed}"
     return f"this kernel lacks what the nftables dataplane is made of: {listed}"
 
 

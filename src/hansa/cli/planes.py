@@ -1,0 +1,275 @@
+"""Which dataplane a command works on, and all that hangs on that choice: the one place where dataplanes are made.
+
+A `Plane` is a node as a command sees it: settings with what only the host can add, a dataplane, what it would hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from hansa.api.objects import Node
+from hansa.cli import options
+from hansa.config import Config
+from hansa.dataplanes.base import Change, Dataplane, Outcome, Result, Shortfall
+from hansa.errors import ConfigError, Fault
+from hansa.net import Address, IPFamily
+from hansa.rules.model import RuleChanges
+from hansa.sources import Source
+from hansa.sources.host import read_host
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hansa.dataplanes.windows.cleanup import Kept
+
+WINDOWS, NFTABLES = "windows", "nftables"
+DATAPLANES = (WINDOWS, NFTABLES)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsOptions:
+    """hns: "" = this machine's. network, build: of a fresh emulated node."""
+
+    hns: str = ""
+    network: str = "overlay"
+    build: str = ""
+
+    @property
+    def native(self) -> bool:
+        return self.hns in ("", "native")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What a kernel would have to hold. documents: as data. text: in the host's own words, None = it has none."""
+
+    documents: dict[str, Any]
+    table: Callable[[Console], None]
+    text: str | None
+    shortfalls: tuple[Shortfall, ...]
+
+
+class Plane(Protocol):
+    """A node that a command works on; a context that closes the way to it.
+
+    config: the settings with what the host adds. host: its HNS, None = it has none. addresses: the machine's;
+    rendered_addresses: those that may be used where no host is asked.
+    read_addresses: how the engine is to ask for them, None = this machine's.
+    """
+
+    config: Config
+
+    @property
+    def host(self) -> options.Host | None: ...
+
+    @property
+    def addresses(self) -> frozenset[Address]: ...
+
+    @property
+    def rendered_addresses(self) -> frozenset[Address]: ...
+
+    @property
+    def read_addresses(self) -> Callable[[], frozenset[Address]] | None: ...
+
+    def attend(self, objects: Source) -> Source:
+        """The source, with what has to happen beside it on this node."""
+
+    def dataplane(self) -> Dataplane:
+        """Ready for its first sync. The host may be prepared for that; raises DataplaneError if it cannot be."""
+
+    def plan(self, message: RuleChanges) -> Sequence[Change]:
+        """What a sync would do now; writes nothing."""
+
+    def render(self, message: RuleChanges) -> Rendering:
+        """What the host would have to hold; asks no host."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def choose(name: str, hns: str = "") -> str:
+    """The name of the dataplane: as given, else by what `--hns` implies, else what this system has.
+
+    Raises ConfigError for an unknown one, and for an HNS where there is none.
+    """
+    if not name:
+        return WINDOWS if hns or sys.platform == "win32" else NFTABLES
+    if name not in DATAPLANES:
+        known = ", ".join(DATAPLANES)
+        raise ConfigError(Fault("--dataplane", f"{name!r} is not available", f"this version has: {known}"))
+    if hns and name != WINDOWS:
+        raise ConfigError(Fault("--hns", f"the dataplane {name} has no HNS", "leave one of the two out"))
+    return name
+
+
+def open_plane(name: str, config: Config, known: Sequence[Node], windows: WindowsOptions) -> Plane:
+    """The node for a dataplane's name. known: the Nodes of the input. Raises ConfigError, DataplaneError."""
+    if name == NFTABLES:
+        return NftablesPlane(config)
+    host = options.open_host(windows.hns or "native", config, known, network=windows.network, build=windows.build)
+    return WindowsPlane(host, options.with_source_vip(config, host), real=windows.native)
+
+
+class WindowsPlane:
+    """A Windows node behind its HNS, real or emulated."""
+
+    def __init__(self, host: options.Host, config: Config, *, real: bool) -> None:
+        self._host = host
+        self.config = config
+        self._real = real
+
+    @property
+    def host(self) -> options.Host:
+        return self._host
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        return self._host.addresses
+
+    @property
+    def rendered_addresses(self) -> frozenset[Address]:
+        return self._host.addresses
+
+    @property
+    def read_addresses(self) -> Callable[[], frozenset[Address]] | None:
+        """An emulated machine has the emulator's addresses; a real one is asked each time."""
+        return None if self._real else lambda: self._host.addresses
+
+    def attend(self, objects: Source) -> Source:
+        return options.with_kubelet(objects, self._host, self.config)
+
+    def dataplane(self) -> Dataplane:
+        return options.windows_dataplane(self._host, self.config)
+
+    def plan(self, message: RuleChanges) -> Sequence[Change]:
+        return self.dataplane().plan(message, now=time.monotonic())
+
+    def render(self, message: RuleChanges) -> Rendering:
+        from hansa.dataplanes.windows.render import as_documents
+        from hansa.explain import text
+
+        found = options.windows_dataplane(self._host, self.config).render(message, now=time.monotonic())
+        documents = {"kind": "WindowsObjects", "node": self.config.node_name, **as_documents(found)}
+        return Rendering(documents, lambda console: console.print(text.rendered_table(found)), None, found.shortfalls)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._host.close()
+
+
+class NftablesPlane:
+    """The network namespace that this process is in. Nothing is opened before it is asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @property
+    def host(self) -> None:
+        return None
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        return read_host().addresses
+
+    @property
+    def rendered_addresses(self) -> frozenset[Address]:
+        return frozenset()
+
+    @property
+    def read_addresses(self) -> Callable[[], frozenset[Address]] | None:
+        return None
+
+    def attend(self, objects: Source) -> Source:
+        return objects
+
+    def dataplane(self) -> Dataplane:
+        from hansa.dataplanes.nftables.host import open_dataplane
+
+        made, prepared = open_dataplane(self.config)
+        for note in prepared.notes:
+            logging.getLogger("hansa.nftables").warning("host: %s", note)
+        return made
+
+    def plan(self, message: RuleChanges) -> Sequence[Change]:
+        from hansa.dataplanes.nftables.host import open_for_reading
+
+        reader = open_for_reading()
+        try:
+            return reader.plan(message, now=time.monotonic())
+        finally:
+            reader.close()
+
+    def render(self, message: RuleChanges) -> Rendering:
+        from hansa.dataplanes.nftables.objects import write
+        from hansa.dataplanes.nftables.render import render
+        from hansa.explain import nftables
+
+        rules = [rule for rule in message.rules.values() if rule is not None]
+        rendered = [
+            render([rule for rule in rules if rule.key.family is family], message.surroundings, family)
+            for family in IPFamily
+        ]
+        tables = [table for table, _ in rendered]
+        documents = {
+            "kind": "NftablesTables",
+            "node": self.config.node_name,
+            "tables": [nftables.table_data(table) for table in tables],
+        }
+        return Rendering(
+            documents,
+            lambda console: console.print(nftables.frontend_table(tables)),
+            "\n".join(write(table) for table in tables),
+            tuple(shortfall for _, shortfalls in rendered for shortfall in shortfalls),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The engine closes what it was given, and `plan` its reader."""
+
+
+# -- leaving ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What was deleted, or would be. kept: what was looked at and stays, None = only hansa's own was looked at."""
+
+    changes: tuple[Change, ...]
+    failed: tuple[str, ...]
+    kept: tuple[Kept, ...] | None = None
+
+
+def _cleaned(results: Sequence[Result], kept: tuple[Kept, ...] | None) -> Cleaned:
+    failed = tuple(f"{each.change.kind} {each.change.key}: {each.error}" for each in results if each.error)
+    return Cleaned(tuple(each.change for each in results if each.outcome is Outcome.DONE), failed, kept)
+
+
+def clean_windows(host: options.Host, config: Config, *, dry_run: bool) -> Cleaned:
+    """Delete what is hansa's in an HNS, or say what that would be."""
+    from hansa.dataplanes.windows import cleanup
+
+    settled = cleanup.cleanup_config(config)
+    planned = cleanup.preview(options.windows_dataplane(host, settled), settled, now=time.monotonic())
+    if dry_run:
+        return Cleaned(planned.changes, (), planned.kept)
+    results = cleanup.clean(options.windows_dataplane(host, settled), settled, now=time.monotonic())
+    return _cleaned(results, planned.kept)
+
+
+def clean_nftables(*, dry_run: bool) -> Cleaned:
+    """Delete hansa's tables, or say which there are."""
+    from hansa.dataplanes.nftables import host
+
+    if dry_run:
+        return Cleaned(host.what_to_clean_up(), ())
+    return _cleaned(host.clean_up(), None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.guarantees.guard import Guard
+from tests.hns_double.route import through
 from tests.unit.dataplanes.windows_node import WRITES, advance, name_of, plain
 
 from hansa.api.change import Change, Delete, Synced, Upsert
@@ -128,7 +129,7 @@ class GuardedNode:
         self.config = config or self.config
         self.pipeline = Pipeline(self.config, NODE_ADDRESSES)
         self.pipeline.apply([*(Upsert(item) for item in self.objects.values()), *synced()])
-        self.client = HnsClient(self.guard)
+        self.client = HnsClient(through(self.guard))
         self.dataplane = WindowsDataplane(
             self.client,
             self.config,

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.engine_stage import FakeClock, ListedSource
 from tests.guarantees.node import GuardedNode, synced
-from tests.unit.test_engine import FakeClock, ListedSource
 
 from hansa.api.change import Change, Upsert
 from hansa.api.objects import ApiObject

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+from tests.engine_stage import in_loop
 from tests.guarantees.node import (
     BRIDGE_DUAL,
     LOCAL_1,
@@ -19,7 +20,6 @@ from tests.guarantees.node import (
     many,
 )
 from tests.guarantees.stage import stage
-from tests.unit.test_engine import in_loop
 
 from hansa.api.objects import Policy
 from hansa.hns.api import HnsKind, HnsVerb, HResult

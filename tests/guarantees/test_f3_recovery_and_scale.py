@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from tests.engine_stage import in_loop
 from tests.guarantees.node import (
     LOCAL_1,
     REMOTE_1,
@@ -16,7 +17,6 @@ from tests.guarantees.node import (
     many,
 )
 from tests.guarantees.stage import stage
-from tests.unit.test_engine import in_loop
 
 from hansa.hns.api import HnsKind, HnsVerb
 from hansa.hns.emulator import Build, Call

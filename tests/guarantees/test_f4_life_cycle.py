@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.engine_stage import in_loop
 from tests.guarantees.node import (
     LOCAL_1,
     REMOTE_1,
@@ -14,10 +15,10 @@ from tests.guarantees.node import (
     plain,
 )
 from tests.guarantees.stage import stage
-from tests.unit.test_engine import in_loop
 
 from hansa.config import make_config
-from hansa.dataplanes.base import HostState
+from hansa.dataplanes.base import HostState, Outcome
+from hansa.dataplanes.windows.cleanup import clean, cleanup_config
 from hansa.dataplanes.windows.objects import conjured_mac
 from hansa.errors import ConfigError
 from hansa.hns.api import HnsKind, HnsVerb, HnsVersion
@@ -171,6 +172,26 @@ async def test_F40_stopping_leaves_everything_in_place() -> None:
         node.forget()
     assert node.calls == []
     assert (node.served(), node.remotes()) == before
+
+
+@NETWORKS
+def test_F40_cleanup_removes_exactly_what_is_ours(make: object) -> None:
+    """Every load balancer and endpoint that hansa made goes; pods, other programs' objects and the network stay."""
+    node = make(WEB, endpoint_slice("web-a", [L1, R1, R2]))  # type: ignore[operator]
+    node.add_balancer("198.51.100.1")
+    node.add_balancer("10.96.0.77", owner="other")
+    node.add_remote("10.1.2.99", mac="02-AA-BB-CC-DD-EE", foreign=True, provider=parse_address("192.0.2.2"))
+    pods = node.locals()
+    node.settle()
+    settings = cleanup_config(node.config)
+    node.start(settings)
+    node.rules.clear()
+    results = clean(node.dataplane, settings, now=node.now)
+    assert not node.guard.breaches
+    assert {result.outcome for result in results} == {Outcome.DONE}
+    assert set(node.served()) == {"198.51.100.1:80/tcp", "10.96.0.77:80/tcp"}
+    assert node.remotes() == ["10.1.2.99"]
+    assert set(pods) <= set(node.locals())
 
 
 def test_F41_an_invalid_configuration_ends_before_hns_is_touched() -> None:

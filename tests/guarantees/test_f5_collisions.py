@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tests.engine_stage import in_loop
 from tests.guarantees.node import BRIDGE, LOCAL_1, LOCAL_2, WITH_MODIFY, bridge, plain
 from tests.guarantees.stage import stage
-from tests.unit.test_engine import in_loop
 
 from hansa.api.objects import Policy
 from hansa.dataplanes.base import Outcome

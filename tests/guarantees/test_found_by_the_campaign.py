@@ -34,7 +34,7 @@ def unmarked(*objects: object, folder: object) -> GuardedNode:
 
 @pytest.mark.parametrize("modify", [Modify.DOES_NOTHING, Modify.UNSUPPORTED], ids=["lies", "refuses"])
 def test_load_balancers_move_off_an_endpoint_though_modify_turns_out_not_to_work(modify: Modify) -> None:
-    """The other way was chosen, but with the endpoint that they were to leave: the pass failed, with gaps for nothing."""
+    """The other way was taken with the endpoint that they were to leave: the pass failed, with gaps for nothing."""
     build = plain(WS2025, version=ZN23H2.version, modify=modify)
     node = bridge(WEB, endpoint_slice("web-a", [L1, R1]), build=build)
     node.settle()

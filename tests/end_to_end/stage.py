@@ -15,6 +15,7 @@ from pathlib import Path
 import trustme
 from tests.api_server import ApiServer
 from tests.end_to_end.cluster import NODE_NAME, dataplane, fresh_node, held, node_config, wanted, writes
+from tests.hns_double.route import through
 
 from hansa.dataplanes.base import SyncReport
 from hansa.engine import Engine, SyncRecord
@@ -227,7 +228,7 @@ async def stage(
     connection = load_connection(str(access.kubeconfig(server)), "", os.environ)
     source = KubernetesSource(connection, config, settings)
     objects: Source = CniSource(source, node, NODE_NAME, lock=lock)
-    plane = dataplane(node, config, HnsClient(SharedHns(node, lock)))
+    plane = dataplane(node, config, HnsClient(through(SharedHns(node, lock))))
     engine = Engine(config, [objects], dataplane=plane, read_addresses=lambda: frozenset(node.host_addresses))
     made = Stage(server, node, lock, engine, network, source)
     engine.on_sync(made.saw)

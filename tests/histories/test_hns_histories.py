@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.histories.expanders import EXPANDERS, FLUSHES, LISTED, Story, story_of
 from tests.histories.stories import STORIES
 from tests.histories.telling import drive, final, messages
+from tests.hns_double.route import through
 from tests.strategies import Cluster, clusters
 
 from hansa.api.change import Change, Upsert
@@ -46,7 +47,7 @@ class WindowsHost:
             self.emulator.add_pod(address)
         self.now = 1000.0
         self.dataplane = WindowsDataplane(
-            HnsClient(self.emulator),
+            HnsClient(through(self.emulator)),
             config(),
             mac_of=lambda _: "00-15-5D-20-21-01",
             rng=random.Random(7),

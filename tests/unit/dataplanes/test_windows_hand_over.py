@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.hns_double.route import through
 from tests.unit.dataplanes.windows_node import WindowsNode, local, make_config, make_rule, name_of, remote
 
 from hansa.config import make_config as read_config
@@ -41,7 +42,11 @@ class KubeProxysNode:
         self.emulator.watch(lambda call: self.writes.append(call) if call.verb in WRITES else None)
         self.config = read_config(settings, node_name="win-1")
         self.plane = WindowsDataplane(
-            HnsClient(self.emulator), self.config, mac_of=lambda _: None, rng=random.Random(1), clock=lambda: 0.0
+            HnsClient(through(self.emulator)),
+            self.config,
+            mac_of=lambda _: None,
+            rng=random.Random(1),
+            clock=lambda: 0.0,
         )
         pipeline = Pipeline(self.config, frozenset(self.emulator.host_addresses))
         pipeline.apply(read_once(str(RECORDED / "cluster.yaml")))

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from tests.hns_double.route import through
+
 from hansa.config import Config, WindowsConfig
 from hansa.dataplanes.base import SyncReport
 from hansa.dataplanes.windows.apply import WindowsDataplane
@@ -133,7 +135,7 @@ class WindowsNode:
 
     def start(self) -> None:
         """A fresh process: nothing is remembered but what HNS and the journal hold."""
-        self.client = HnsClient(self.emulator)
+        self.client = HnsClient(through(self.emulator))
         self.told = None
         self.dataplane = WindowsDataplane(
             self.client,

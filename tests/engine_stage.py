@@ -37,6 +37,10 @@ class FakeClock:
     def wall(self) -> float:
         return WALL + self._now
 
+    def is_awaited(self, moment: float) -> bool:
+        """Whether somebody waits for exactly this time."""
+        return any(until == moment for until, _ in self._waiters)
+
     async def wait(self, event: asyncio.Event, until: float | None) -> None:
         if event.is_set() or (until is not None and until <= self._now):
             return

@@ -275,7 +275,7 @@ async def test_stopping_waits_for_the_sync_under_way() -> None:
         await on.say(*START)
         await on.until(lambda: bool(on.dataplane.messages))
         on.engine.stop()
-        await asyncio.sleep(0.01)
+        await on.until(lambda: on.clock.is_awaited(on.clock.now() + STOP_GRACE_S))
         assert not on.task.done()
         release.set()
         await asyncio.wait_for(on.task, 10)
@@ -291,11 +291,10 @@ async def test_stopping_gives_up_a_sync_that_hangs_within_a_bounded_time(caplog:
         await on.say(*START)
         await on.until(lambda: bool(on.dataplane.messages))
         on.engine.stop()
-        await on.until(lambda: on.engine.state.running_since is not None)
+        await on.until(lambda: on.clock.is_awaited(on.clock.now() + STOP_GRACE_S))
 
         async def nothing() -> None: ...
 
-        await asyncio.sleep(0.01)
         await on.clock.advance(STOP_GRACE_S, nothing)
         await asyncio.wait_for(on.task, 10)
         assert on.dataplane.closed == 0  # its thread is still inside the host

@@ -99,7 +99,7 @@ def test_a_node_name_that_no_node_has_is_refused(hansa, cluster: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("render", "--source", "/no/such/file", "--node-name", "n"), 3, "No such file"),
+        (("render", "--source", "/no/such/file", "--node-name", "n"), 3, f"source: {Path('/no/such/file')}: "),
         (
             ("render", "--source", "-", "--dataplane", "ebpf"),
             2,
@@ -112,7 +112,7 @@ def test_a_node_name_that_no_node_has_is_refused(hansa, cluster: str) -> None:
             2,
             "--network",
         ),
-        (("plan", "--source", "CLUSTER", "--node-name", "win-1", "--hns", "native"), 4, "computenetwork"),
+        (("plan", "--source", "CLUSTER", "--node-name", "win-1", "--hns", "native"), 4, "hansa: host: "),
         (("render", "--source", "CLUSTER", "--node-name", "win-1", "--set", "clusterCIDR=x"), 2, "clusterCIDR"),
         (("render", "--source", "CLUSTER", "--node-name", "win-1", "--set", "clusterCDR=10.0.0.0/8"), 2, "clusterCIDR"),
         (("render", "--source", "CLUSTER", "--node-name", "win-1", "--set", "nonsense"), 2, "--set key=value"),

@@ -208,7 +208,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_imported(hansa: Hansa, tmp
     assert code == 1
     assert "9 load balancers" in out
     assert "FrontendVIPs[0]: 'nowhere' is not an IP address" in err
-    assert f"hansa: dump: {tmp_path}/hnsdiag.txt:{text.count(chr(10)) + 2}: broken JSON" in err
+    assert f"hansa: dump: {tmp_path / 'hnsdiag.txt'}:{text.count(chr(10)) + 2}: broken JSON" in err
 
 
 def test_a_dump_without_network_needs_the_nodes_address(hansa: Hansa, tmp_path: Path) -> None:

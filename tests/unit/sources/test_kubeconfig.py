@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import textwrap
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -30,6 +30,11 @@ from hansa.sources.kubernetes.kubeconfig import (
 
 CA = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+def path(posix: str) -> str:
+    """As this system writes it."""
+    return str(PurePath(posix))
 
 
 def text(cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None, **root: Any) -> str:
@@ -79,21 +84,21 @@ def test_the_kubeconfig_that_kubeadm_writes() -> None:
         """)
     assert parse_kubeconfig(content, folder="/var/lib/kube-proxy") == Connection(
         server="https://cp.example:6443",
-        ca=PemFile("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"),
-        credentials=TokenFile("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        ca=PemFile(path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")),
+        credentials=TokenFile(path("/var/run/secrets/kubernetes.io/serviceaccount/token")),
     )
 
 
 def test_relative_paths_start_at_the_file() -> None:
     user = {"client-certificate": "pki/me.crt", "client-key": "../me.key", "exec": _exec(command="./bin/plugin")}
     found = parse({"certificate-authority": "ca.crt"}, user)
-    assert found.ca == PemFile("/etc/hansa/ca.crt")
+    assert found.ca == PemFile(path("/etc/hansa/ca.crt"))
     assert found.client_certificate == ClientCertificate(
-        PemFile("/etc/hansa/pki/me.crt"), PemFile("/etc/hansa/../me.key")
+        PemFile(path("/etc/hansa/pki/me.crt")), PemFile(path("/etc/hansa/../me.key"))
     )
     assert isinstance(found.credentials, ExecPlugin)
-    assert found.credentials.command == "/etc/hansa/bin/plugin"
-    assert parse(user={"tokenFile": "token"}).credentials == TokenFile("/etc/hansa/token")
+    assert found.credentials.command == path("/etc/hansa/bin/plugin")
+    assert parse(user={"tokenFile": "token"}).credentials == TokenFile(path("/etc/hansa/token"))
 
 
 def test_data_wins_over_files() -> None:
@@ -107,7 +112,7 @@ def test_data_wins_over_files() -> None:
 def test_credentials() -> None:
     assert parse(user={}).credentials is None
     assert parse(user={"token": "secret"}).credentials == Token("secret")
-    assert parse(user={"token": "old", "tokenFile": "/t"}).credentials == TokenFile("/t"), "the file stays fresh"
+    assert parse(user={"token": "old", "tokenFile": "/t"}).credentials == TokenFile(path("/t")), "the file stays fresh"
     assert parse(user={"username": "me", "password": "secret"}).credentials == BasicAuth("me", "secret")
 
 
@@ -251,8 +256,8 @@ def test_secrets_are_not_printed() -> None:
 def test_in_cluster() -> None:
     found = in_cluster_connection(POD, token="secret", ca=CA)
     folder = "/var/run/secrets/kubernetes.io/serviceaccount"
-    assert (found.server, found.ca) == ("https://10.96.0.1:443", PemFile(f"{folder}/ca.crt"))
-    assert found.credentials == TokenFile(f"{folder}/token")
+    assert (found.server, found.ca) == ("https://10.96.0.1:443", PemFile(path(f"{folder}/ca.crt")))
+    assert found.credentials == TokenFile(path(f"{folder}/token"))
     (warning,) = found.warnings
     assert "a Service that this proxy itself programs" in warning.text
 

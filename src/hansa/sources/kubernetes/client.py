@@ -392,7 +392,8 @@ def _on_host(path: str, environment: Mapping[str, str]) -> str:
     mount_point = environment.get(MOUNT_POINT_VARIABLE, "")
     if not mount_point or Path(path).exists():
         return path
-    below = Path(mount_point, *Path(path).parts[1:] if Path(path).is_absolute() else Path(path).parts)
+    # Not is_absolute: on Windows `/var` has a root but no drive, and a rooted part would throw the mount point away.
+    below = Path(mount_point, *Path(path).parts[bool(Path(path).anchor) :])
     return str(below) if below.exists() else path
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.scenarios import summary
+
+# How long an example takes tells of the machine, which others may be busy on, and not of hansa.
+settings.register_profile("hansa", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hansa")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

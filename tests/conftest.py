@@ -32,6 +32,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, ()):
             for name, value in getattr(report, "user_properties", ()):
+                if name == "say":  # a line that a test wants at the end, such as the seed that it drew
+                    terminalreporter.write_line(value)
                 if name != "scenario":
                     continue
                 scenario, without = value

@@ -34,7 +34,7 @@ from tests.guarantees.node import (
 )
 from tests.unit.dataplanes.windows_node import name_of
 
-from hansa.api.change import Change, Synced, Upsert
+from hansa.api.change import Change, Upsert
 from hansa.api.objects import EndpointSlice, Service, ServicePortSpec, ServiceType, SlicePort
 from hansa.dataplanes.base import HostState
 from hansa.dataplanes.windows.observe import claims_of
@@ -441,8 +441,6 @@ class Life:
             found = frozenset(
                 address for guid in each.endpoints for address in addresses[guid] if family_of(address) is family
             )
-            if str(claim) in expected:  # an endpoint with several addresses of the family
-                found &= expected[str(claim)][0] | (found if len(found) == len(each.endpoints) else frozenset())
             mapping = (mapped.internal_port, mapped.distribution, mapped.flags)
             assert str(claim) not in actual, f"two at {claim}"
             actual[str(claim)] = (found, (each.source_vip, each.flags, *mapping))
@@ -496,7 +494,7 @@ def test_campaign(seed_: int, tmp_path: Path, record_property: Callable[[str, ob
             if (number + 1) % QUIET_EVERY == 0:
                 life.quiet()
                 life.story.append("-- quiet --")
-    except (AssertionError, Exception) as error:
+    except Exception as error:
         story = "\n".join(life.story)
         raise AssertionError(
             f"HANSA_CAMPAIGN_SEED={seed_} ({setting.name}), step {number}:\n{story}\n{error}"
@@ -518,4 +516,4 @@ def test_the_pool_has_what_makes_hns_work() -> None:
     assert len(services) > 100
     assert len({one.external_policy for one in services}) == 2
     assert {family_of(ip) for one in services for ip in one.cluster_ips} == set(IPFamily)
-    assert any(isinstance(one, Synced) for one in changes)
+    assert len({type(one) for one in changes}) >= 3

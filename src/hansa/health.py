@@ -341,9 +341,12 @@ class _Http:
         try:
             while waiting:
                 self.port = waiting[0].getsockname()[1]
-                server = await asyncio.get_running_loop().create_server(self._protocols, sock=waiting[0])
+                # Started in a second step: whoever is cancelled in the first must not lose a socket.
+                loop = asyncio.get_running_loop()
+                server = await loop.create_server(self._protocols, sock=waiting[0], start_serving=False)
                 self._servers.append(server)
                 del waiting[0]
+                await server.start_serving()
         finally:
             for one in waiting:
                 one.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import socket
@@ -785,3 +786,17 @@ async def test_debug_state_tells_views_rules_and_what_is_pending() -> None:
 def test_only_this_machine_may_look_at_the_state(remote: str | None, local: bool) -> None:
     request = make_mocked_request("GET", "/debug/state", headers={"Host": "localhost"}).clone(remote=remote)
     assert _is_local(request) is local
+
+
+@in_loop
+async def test_a_port_that_is_being_opened_when_all_ends_is_closed() -> None:
+    """At whichever step: an open socket that nobody holds would be a warning, and that a failure."""
+    for steps in range(6):
+        number = free_port()
+        async with health() as at:
+            await at.on.synced(Upsert(NODE), checked(number), pods(L1), *LISTED)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        gc.collect()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", number)

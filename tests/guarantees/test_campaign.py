@@ -59,8 +59,8 @@ from hansa.rules.model import FrontendKey
 
 T = TypeVar("T")
 LB, EP, NET = HnsKind.LOAD_BALANCER, HnsKind.ENDPOINT, HnsKind.NETWORK
-SEEDS = (1, 2, 3, 4, 5, 6, 7)
-STEPS = 250  # for each of the fixed seeds and the fresh one: 2,000 together
+SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)  # one for each of SETTINGS
+STEPS = 250  # for each of the fixed seeds, 2,000 together, and for the fresh one
 QUIET_EVERY = 25
 FRESH = int(os.environ.get("HANSA_CAMPAIGN_SEED") or random.SystemRandom().randrange(1_000_000))
 # Every code of windows-proxy 0.4, so that each class occurs.

@@ -17,7 +17,8 @@ EXIT_CODES = {
     2: "the arguments or the configuration are wrong; nothing was done",
     3: "the source of objects cannot be read",
     4: "the host refused or cannot be reached",
-    5: "`plan --exit-code`: something would change; `doctor --exit-code`: something is wrong",
+    5: "`plan --exit-code`: something would change; `doctor --exit-code`: something is wrong; "
+    "`trace`: rules and objects disagree, or `--live` saw no such packet",
     130: "`run`, `hns serve`: ended by an interrupt (SIGINT); rules stay in place",
     143: "`run`, `hns serve`: ended by SIGTERM; rules stay in place",
 }

@@ -1,4 +1,4 @@
-"""The commands: run, render, plan, doctor, cleanup, hns ls, hns import, hns serve, demo."""
+"""The commands: run, render, plan, trace, doctor, cleanup, hns ls, hns import, hns serve, demo."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hansa.config import Config
     from hansa.hns.dumps import Dump
     from hansa.net import Address
+    from hansa.pipeline import Pipeline
     from hansa.rules.model import RuleChanges
     from hansa.sources import Source
     from hansa.sources.kubernetes.kubeconfig import Connection
@@ -260,6 +261,46 @@ def plan(
     _print_documents(text.change_data(steps), output, table=table)
     _complain(found)
     if steps and exit_code:
+        raise typer.Exit(5)
+
+
+@app.command()
+def trace(
+    packet: Annotated[
+        str,
+        typer.Argument(
+            help="SOURCE -> ADDRESS:PORT/tcp; also `pod ADDRESS`, `node`, and svc/NAMESPACE/NAME:PORT as the target."
+        ),
+    ],
+    *,
+    source: Source_,
+    node_name: NodeName = "",
+    dataplane: DataplaneName = "",
+    config: ConfigFile = None,
+    settings: Set = None,
+    kubeconfig: Kubeconfig = "",
+    master: Master = "",
+    output: Output = "table",
+) -> None:
+    """Follow one packet: what the rules say of it, which objects it meets, and whether the two agree.
+
+    It is about the first packet of a connection; nothing is sent. Exits with 5 if rules and objects disagree.
+    """
+    planes.check_traceable(planes.choose(dataplane))
+    from hansa.explain import trace as tracing
+
+    read = options.read_settings(config, settings or [], node_name)
+    found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+    options.check_node_name(read.config, options.nodes(found.changes))
+    pipeline, message = _pipeline(found, read.config, frozenset())
+    explained = tracing.explain_by_nftables(tracing.read_packet(packet, pipeline), pipeline, message)
+    _print_documents(
+        tracing.explanation_data(explained),
+        output,
+        table=lambda _: print("\n".join(tracing.explanation_lines(explained))),
+    )
+    _complain(found)
+    if explained.differences:
         raise typer.Exit(5)
 
 
@@ -528,14 +569,18 @@ def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> optio
     return options.Input((*(Upsert(node) for node in nodes), *asyncio.run(gather(objects))))
 
 
-def _rules(found: options.Input, config: Config, addresses: frozenset[Address]) -> RuleChanges:
+def _pipeline(found: options.Input, config: Config, addresses: frozenset[Address]) -> tuple[Pipeline, RuleChanges]:
     from hansa.pipeline import Pipeline
 
     pipeline = Pipeline(config, addresses)
     pipeline.apply(found.changes)
     message = pipeline.take()
     assert message is not None, "a source that was read to its end has said Synced for every kind"
-    return message
+    return pipeline, message
+
+
+def _rules(found: options.Input, config: Config, addresses: frozenset[Address]) -> RuleChanges:
+    return _pipeline(found, config, addresses)[1]
 
 
 def _hold_lock(context: typer.Context, lock: Path | None, purpose: str, *, always: bool) -> None:

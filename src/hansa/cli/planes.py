@@ -108,6 +108,12 @@ def choose(name: str, hns: str = "") -> str:
     return name
 
 
+def check_traceable(name: str) -> None:
+    """Raise ConfigError for a dataplane through which no packet can be followed yet."""
+    if name != NFTABLES:
+        raise ConfigError(Fault("--dataplane", f"no packet can be followed through {name} yet", f"give {NFTABLES}"))
+
+
 def open_plane(name: str, config: Config, known: Sequence[Node], windows: WindowsOptions) -> Plane:
     """The node for a dataplane's name. known: the Nodes of the input. Raises ConfigError, DataplaneError."""
     if name == NFTABLES:

@@ -140,3 +140,26 @@ def test_askers_are_told_apart_where_the_table_does(hansa: Callable[..., Output]
     _, out, _ = hansa("render", "--source", str(file), *common, "-o", "table")
     askers = [line.split()[2] for line in out.splitlines() if "203.0.113.80:80/tcp" in line]
     assert askers == ["everybody", "pods", "this"]
+
+
+# -- trace -----------------------------------------------------------------------------------------------------------
+
+
+def test_trace_prints_both_sides(hansa: Callable[..., Output], cluster: str) -> None:
+    common = ("trace", "--source", cluster, "--node-name", "n1", "--dataplane", "nftables")
+    code, out, err = hansa(*common, "10.1.1.5 -> svc/d/web:http")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "10.1.1.5 -> 10.96.0.10:80/tcp, from outside"
+    assert out.splitlines()[-1] == "rules and objects agree"
+    data = json.loads(hansa(*common, "-o", "json", "10.1.1.5 -> 10.96.0.20:80")[1])
+    assert (data["rules"]["verdict"], data["nftables"]["verdict"]) == ("Reject", "Reject")
+
+
+def test_a_packet_that_cannot_be_understood_and_a_dataplane_without_trace(
+    hansa: Callable[..., Output], cluster: str
+) -> None:
+    common = ("trace", "--source", cluster, "--node-name", "n1")
+    code, _, err = hansa(*common, "--dataplane", "nftables", "hello")
+    assert (code, "PACKET: 'hello' is no packet" in err) == (2, True)
+    code, _, err = hansa(*common, "--dataplane", "windows", "10.1.1.5 -> svc/d/web")
+    assert (code, "no packet can be followed through windows yet" in err) == (2, True)

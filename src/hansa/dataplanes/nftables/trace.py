@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from hansa.dataplanes.nftables.frame import GUARD, MASQUERADE_BIT, SHORT_CIRCUIT
 from hansa.dataplanes.nftables.objects import (
@@ -42,10 +42,12 @@ from hansa.dataplanes.nftables.objects import (
     Target,
     Translate,
     Translated,
+    Value,
     pack_number,
     pack_port,
     pack_protocol,
     unpack_number,
+    write_element,
     write_rule,
 )
 from hansa.net import Address, Packet
@@ -65,23 +67,50 @@ class End(enum.Enum):
     REJECTED = "rejected"
 
 
+class Found(NamedTuple):
+    """An element that a key was found as; value b"" in a set."""
+
+    set: str
+    key: bytes
+    value: Value
+
+    def write(self, ruleset: Ruleset) -> str:
+        """As `set: element`, in nft's words."""
+        return f"{self.set}: {write_element(ruleset.spec(self.set), self.key, self.value, ruleset.family)}"
+
+
+class Met(NamedTuple):
+    """A rule that applied, as text, and the elements that were found for it."""
+
+    chain: str
+    rule: str
+    elements: tuple[Found, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.chain}: {self.rule}"
+
+
 @dataclass(slots=True)
 class Fate:
     """What happened to one packet. endpoint: where it went, None = its destination was left alone.
 
-    masqueraded: the source was rewritten; by_rule: because a rule said so, else it is a hairpin. steps: the rules that
-    applied, as text.
+    masqueraded: the source was rewritten; by_rule: because a rule said so, else it is a hairpin. met: in order.
     """
 
     end: End = End.ACCEPTED
     endpoint: tuple[Address, int] | None = None
     masqueraded: bool = False
     by_rule: bool = False
-    steps: list[str] = field(default_factory=list)
+    met: list[Met] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[str]:
+        """The rules that applied, one text each."""
+        return [str(one) for one in self.met]
 
     @property
     def last_step(self) -> str:
-        return self.steps[-1] if self.steps else ""
+        return str(self.met[-1]) if self.met else ""
 
 
 def trace(ruleset: Ruleset, packet: Packet, own: frozenset[Address]) -> Verdict:
@@ -174,6 +203,7 @@ class _Passage:
         self._port = packet.port
         self._mark = 0
         self._priority = 0
+        self._found: list[Found] = []
 
     def run(self, chain: Chain, depth: int) -> End | None:
         """Pass a chain; None = it ended without a verdict."""
@@ -182,16 +212,18 @@ class _Passage:
         for rule in chain.rules:
             outcome: End | _Stop | Target = _Stop.NEXT_RULE
             noted = False
+            self._found = []
             for statement in rule.statements:
                 result = self._do(statement)
                 if result is False:
                     break
-                if not noted and _acts(statement):
-                    self.fate.steps.append(f"{chain.name}: {write_rule(rule, self._ruleset.family)}")
-                    noted = True
+                noted = noted or _acts(statement)
                 if isinstance(result, Target | End):
                     outcome = result
                     break
+            if noted:
+                text = write_rule(rule, self._ruleset.family)
+                self.fate.met.append(Met(chain.name, text, tuple(self._found)))
             if isinstance(outcome, End):
                 return outcome
             if isinstance(outcome, Target):
@@ -295,16 +327,22 @@ class _Passage:
         assert_never(selector)
 
     def _look_up(self, name: str, key: bytes) -> bytes | Target | None:
-        if name == "affinity":
-            return self._memory.get(key)
-        return self._ruleset.elements[name].get(key)
+        held = self._memory if name == "affinity" else self._ruleset.elements[name]
+        found = held.get(key)
+        if found is not None:
+            self._found.append(Found(name, key, found))
+        return found
 
     def _contains(self, name: str, key: bytes) -> bool:
         elements = self._ruleset.elements[name]
         if not self._ruleset.spec(name).interval:
-            return key in elements
-        size = len(key)
-        return any(_within(key, one[:size], one[size:]) for one in elements)
+            found = key if key in elements else None
+        else:
+            size = len(key)
+            found = next((one for one in elements if _within(key, one[:size], one[size:])), None)
+        if found is not None:
+            self._found.append(Found(name, found, b""))
+        return found is not None
 
 
 def _within(key: bytes, first: bytes, last: bytes) -> bool:

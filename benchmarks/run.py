@@ -1,8 +1,10 @@
-"""Benchmarks: one line of JSON per result. Never part of the tests. Seconds are CPU seconds: machines are shared.
+"""Benchmarks: one line of JSON per result. Never part of the tests.
+
+Seconds of stages and windows are CPU seconds: machines are shared. nftables says which are which.
 
     make bench                         everything, 10,000 services x 10 endpoints
     make bench ARGS="--services 1000"  smaller
-    make bench ARGS="--only windows"   one part
+    make bench ARGS="--only windows"   one part: stages, windows, nftables (root; has sizes of its own)
 
 Each size runs in a process of its own, so that resident memory is that of one run.
 """
@@ -28,13 +30,21 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cluster
+import nftables
 
-PARTS = ("stages", "windows")
-# The targets that the results are read against; seconds, megabytes.
+PARTS = ("stages", "windows", "nftables")
+DEFAULT_SERVICES, DEFAULT_ENDPOINTS = 10_000, 10
+# The targets that the results are read against, for 10,000 services of 10 endpoints; seconds, megabytes.
 TARGETS = {
     "windows: full plan computed": 5.0,
     "windows: one slice change, without host calls": 0.005,
     "resident memory": 250.0,
+    "nftables: first load, objects to kernel": 1.0,
+    "nftables: first load, rules to kernel": 1.0,
+    "nftables: one endpoint replaced, p99": 0.01,
+    "nftables: one endpoint less or more, p99": 0.01,
+    "nftables: burst of 1000 changed services": 1.0,
+    "nftables: resident memory": 250.0,
 }
 
 
@@ -52,7 +62,7 @@ class Report:
     def result(self, name: str, value: float, unit: str) -> None:
         line = {"name": name, "value": round(value, 6), "unit": unit, **self._parameters, "commit": commit()}
         line |= {"machine": f"{platform.machine()} x{psutil.cpu_count()}", "python": platform.python_version()}
-        if name in TARGETS:
+        if name in TARGETS and self._parameters == {"services": DEFAULT_SERVICES, "endpoints": DEFAULT_ENDPOINTS}:
             line["target"] = TARGETS[name]
             line["met"] = value <= TARGETS[name]
         print(json.dumps(line), flush=True)
@@ -76,6 +86,9 @@ def bench(file: str, *, services: int, endpoints: int, part: str) -> None:
     from hansa.sources.manifests import differences, read_manifest
 
     report = Report(services=services, endpoints=endpoints)
+    if part == "nftables":
+        nftables.bench(report, file, services=services, endpoints=endpoints)
+        return
     config = make_config({"clusterCIDR": "10.128.0.0/9"}, node_name="node-1")
     pipeline = Pipeline(config, frozenset())
 
@@ -209,21 +222,32 @@ class Timed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--services", type=int, default=10_000)
-    parser.add_argument("--endpoints", type=int, default=10)
+    parser.add_argument("--services", type=int, help=f"default: {DEFAULT_SERVICES}")
+    parser.add_argument("--endpoints", type=int, help=f"default: {DEFAULT_ENDPOINTS}")
     parser.add_argument("--only", choices=PARTS, action="append", help="one part; may be repeated")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    size = {"services": arguments.services, "endpoints": arguments.endpoints}
+    size = {
+        "services": arguments.services or DEFAULT_SERVICES,
+        "endpoints": arguments.endpoints or DEFAULT_ENDPOINTS,
+    }
     if arguments.inside:
         bench(arguments.inside, **size, part=arguments.only[0])
         return
     with tempfile.TemporaryDirectory() as folder:
-        file = f"{folder}/cluster.json"
-        write_cluster(file, **size)
         for part in arguments.only or PARTS:
+            if part == "nftables":
+                if why_not := nftables.missing():
+                    print(f"nftables: left out: {why_not}", file=sys.stderr)
+                    continue
+                given = arguments.services or arguments.endpoints
+                nftables.run(folder, __file__, [tuple(size.values())] if given else nftables.SIZES)
+                continue
+            file = f"{folder}/cluster.json"
+            if not Path(file).exists():
+                write_cluster(file, **size)
             command = [sys.executable, __file__, "--inside", file, "--only", part]
-            command += ["--services", str(arguments.services), "--endpoints", str(arguments.endpoints)]
+            command += ["--services", str(size["services"]), "--endpoints", str(size["endpoints"])]
             subprocess.run(command, check=True)
 
 

@@ -45,6 +45,7 @@ EDGES = frozenset(
         "sources.kubernetes.client",
         "dataplanes.nftables.apply",
         "dataplanes.nftables.host",
+        "dataplanes.nftables.live",
         "dataplanes.windows.apply",
         "dataplanes.windows.journal",
         "hns.native",

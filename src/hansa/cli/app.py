@@ -281,10 +281,17 @@ def trace(
     kubeconfig: Kubeconfig = "",
     master: Master = "",
     output: Output = "table",
+    live: Annotated[
+        bool, typer.Option("--live", help="Wait for such packets on this node, and tell what they meet (root).")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="How long --live waits at most.", min=0.1, max=3600.0)] = 10.0,
+    packets: Annotated[int, typer.Option(help="How many packets --live waits for.", min=1, max=100)] = 1,
 ) -> None:
     """Follow one packet: what the rules say of it, which objects it meets, and whether the two agree.
 
-    It is about the first packet of a connection; nothing is sent. Exits with 5 if rules and objects disagree.
+    It is about the first packet of a connection; nothing is sent. With --live the kernel tells which rules a real one
+    meets, by a table that is gone when the command ends, however it ends. Exits with 5 if rules and objects, or rules
+    and real packets, disagree, and if no such packet came by.
     """
     planes.check_traceable(planes.choose(dataplane))
     from hansa.explain import trace as tracing
@@ -292,15 +299,22 @@ def trace(
     read = options.read_settings(config, settings or [], node_name)
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
     options.check_node_name(read.config, options.nodes(found.changes))
-    pipeline, message = _pipeline(found, read.config, frozenset())
+    pipeline, message = _pipeline(found, read.config, planes.own_addresses() if live else frozenset())
     explained = tracing.explain_by_nftables(tracing.read_packet(packet, pipeline), pipeline, message)
-    _print_documents(
-        tracing.explanation_data(explained),
-        output,
-        table=lambda _: print("\n".join(tracing.explanation_lines(explained))),
-    )
+    data, lines = tracing.explanation_data(explained), tracing.explanation_lines(explained)
+    fits = not explained.differences
+    if live:
+        if output == "table":
+            print("\n".join(lines), flush=True)
+            lines = []
+        seen = planes.follow(explained, seconds=seconds, count=packets)
+        data["seen"] = [tracing.seen_data(one, explained) for one in seen]
+        lines += [line for one in seen for line in tracing.seen_lines(one, explained)]
+        lines += [] if seen else [f"no such packet came by within {seconds:g} s"]
+        fits = fits and bool(seen) and not any(tracing.seen_difference(one, explained) for one in seen)
+    _print_documents(data, output, table=lambda _: print("\n".join(lines)))
     _complain(found)
-    if explained.differences:
+    if not fits:
         raise typer.Exit(5)
 
 

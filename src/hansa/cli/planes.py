@@ -25,7 +25,9 @@ from hansa.sources.host import read_host
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hansa.dataplanes.nftables.trace import SeenPacket
     from hansa.dataplanes.windows.cleanup import Kept
+    from hansa.explain.trace import Explanation
 
 WINDOWS, NFTABLES = "windows", "nftables"
 DATAPLANES = (WINDOWS, NFTABLES)
@@ -112,6 +114,18 @@ def check_traceable(name: str) -> None:
     """Raise ConfigError for a dataplane through which no packet can be followed yet."""
     if name != NFTABLES:
         raise ConfigError(Fault("--dataplane", f"no packet can be followed through {name} yet", f"give {NFTABLES}"))
+
+
+def own_addresses() -> frozenset[Address]:
+    """This machine's."""
+    return read_host().addresses
+
+
+def follow(found: Explanation, *, seconds: float, count: int) -> tuple[SeenPacket, ...]:
+    """What the kernel tells of real packets like the explained one. Raises DataplaneError."""
+    from hansa.dataplanes.nftables import live
+
+    return live.follow(found.packet, found.ruleset, seconds=seconds, count=count)
 
 
 def open_plane(name: str, config: Config, known: Sequence[Node], windows: WindowsOptions) -> Plane:

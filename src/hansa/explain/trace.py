@@ -13,7 +13,7 @@ from typing import Any, assert_never
 from hansa.api.objects import ServiceKey
 from hansa.dataplanes.nftables.objects import Ruleset
 from hansa.dataplanes.nftables.render import render
-from hansa.dataplanes.nftables.trace import End, Fate, trace, walk
+from hansa.dataplanes.nftables.trace import End, Fate, SeenPacket, trace, walk
 from hansa.errors import ConfigError, Fault
 from hansa.net import Address, IPFamily, Packet, Protocol, address_port, family_of, parse_address
 from hansa.pipeline import Pipeline
@@ -274,3 +274,63 @@ def _verdict_data(verdict: Verdict) -> dict[str, Any]:
     if isinstance(verdict, Forward):
         data |= {"endpoints": [str(one) for one in verdict.endpoints], "masquerade": verdict.masquerade}
     return data
+
+
+# -- real packets ----------------------------------------------------------------------------------------------------
+
+
+def seen_difference(seen: SeenPacket, found: Explanation) -> str:
+    """How a real packet went another way than the rules want; "" if it did not, or did not have to ask."""
+    if not seen.asked_hansa:
+        return ""
+    match found.wanted:
+        case Forward(endpoints) as wanted:
+            if seen.stopped_by:
+                return f"rules: {verdict_text(wanted)}; {seen.stopped_by} stopped it"
+            if seen.target is not None and address_port(*seen.target) not in {str(one) for one in endpoints}:
+                return f"rules: {verdict_text(wanted)}; it went to {address_port(*seen.target)}"
+            return ""
+        case Reject() as wanted:
+            return "" if seen.refused else f"rules: {verdict_text(wanted)}; it was not refused"
+        case Drop() as wanted:
+            return "" if seen.stopped_by and not seen.refused else f"rules: {verdict_text(wanted)}; it was not dropped"
+        case NotHandled() as wanted:
+            aimed = (found.packet.destination, found.packet.port)
+            untouched = not seen.refused and seen.target in (None, aimed)
+            return "" if untouched else f"rules: {verdict_text(wanted)}; it was touched"
+        case _:
+            assert_never(found.wanted)
+
+
+def seen_lines(seen: SeenPacket, found: Explanation) -> list[str]:
+    """For people: the rules that a real packet met, and what became of it."""
+    lines = [f"seen: {found.packet}"]
+    for one in seen.rules:
+        place = f"{one.table} {one.chain}" if one.table else one.chain
+        # hansa's own rules say what they do; of others only the verdict is known.
+        verdict = f" -> {one.verdict}" if one.verdict and (one.table or "vmap" in one.rule) else ""
+        lines.append(f"  {place}: {one.rule}{verdict}")
+    if not seen.asked_hansa:
+        return [*lines, "  hansa's table was not asked: a later packet of a connection"]
+    if seen.refused:
+        lines.append("  so it was refused")
+    elif seen.stopped_by:
+        lines.append(f"  so it was dropped, by {seen.stopped_by}")
+    elif seen.target is not None:
+        lines.append(f"  so it went to {address_port(*seen.target)}")
+    difference = seen_difference(seen, found)
+    return [*lines, f"difference: {difference}" if difference else "as the rules want it"]
+
+
+def seen_data(seen: SeenPacket, found: Explanation) -> dict[str, Any]:
+    return {
+        "rules": [
+            {"table": one.table or "hansa", "chain": one.chain, "rule": one.rule, "verdict": one.verdict or None}
+            for one in seen.rules
+        ],
+        "target": address_port(*seen.target) if seen.target else None,
+        "stoppedBy": seen.stopped_by or None,
+        "refused": seen.refused,
+        "askedHansa": seen.asked_hansa,
+        "difference": seen_difference(seen, found) or None,
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hansa.netlink.codec import attribute, attributes, be32, nested, read_be32, read_text, text
 
@@ -22,6 +22,7 @@ NEW_RULE, GET_RULE, DEL_RULE = 6, 7, 8
 NEW_SET, GET_SET, DEL_SET = 9, 10, 11
 NEW_ELEMENT, GET_ELEMENT, DEL_ELEMENT = 12, 13, 14
 NEW_GENERATION, GET_GENERATION = 15, 16
+TRACE = 17
 
 FAMILY_IPV4 = 2
 FAMILY_IPV6 = 10
@@ -35,7 +36,7 @@ DATA_IS_VERDICT = 0xFFFFFF00
 
 OPERATOR_EQUAL, OPERATOR_NOT_EQUAL = 0, 1
 BASE_NETWORK, BASE_TRANSPORT = 1, 2
-META_PRIORITY, META_MARK, META_IIFNAME, META_L4PROTO = 2, 3, 6, 16
+META_PRIORITY, META_MARK, META_IIFNAME, META_TRACE, META_L4PROTO = 2, 3, 6, 12, 16
 CT_STATUS = 2
 CT_STATUS_DST_NAT = 0x20
 FIB_RESULT_ADDRTYPE = 3
@@ -48,6 +49,7 @@ NUMGEN_RANDOM = 1
 REJECT_ICMP_UNREACHABLE = 0
 ICMP_PORT_UNREACHABLE = {FAMILY_IPV4: 3, FAMILY_IPV6: 4}
 
+TABLE_OWNED = 0x2
 REGISTER_VERDICT = 0
 _WORDS_PER_OLD_REGISTER = 4
 
@@ -317,6 +319,11 @@ def table(family: int, name: str) -> bytes:
     return nfgenmsg(family) + text(1, name)
 
 
+def owned_table(family: int, name: str) -> bytes:
+    """A table that goes with the socket which makes it (Linux 5.12), so also when the process is killed."""
+    return table(family, name) + be32(2, TABLE_OWNED)
+
+
 def chain(family: int, table_name: str, name: str, *, base: tuple[str, int, int] | None = None) -> bytes:
     """A chain; base: (type, hook number, priority) of a base chain with policy accept."""
     parts = [nfgenmsg(family), text(1, table_name), text(3, name)]
@@ -417,15 +424,19 @@ def read_chain(payload_bytes: bytes) -> tuple[str, RawChain]:
 
 @dataclass(frozen=True, slots=True)
 class RawRule:
+    """A rule in a dump. handle: the kernel's number for it, 0 = it has none yet."""
+
     expressions: tuple[Expression, ...]
     comment: str
+    handle: int = field(default=0, compare=False)
 
 
 def read_rule(payload_bytes: bytes) -> tuple[str, str, RawRule]:
     """(table, chain, rule) of a dump's message."""
     found = dict(attributes(payload_bytes, 4))
     expressions = tuple(decode_expressions(found.get(4, b"")))
-    return read_text(found[1]), read_text(found[2]), RawRule(expressions, read_comment(found.get(7, b"")))
+    handle = int.from_bytes(found.get(3, b""), "big")
+    return read_text(found[1]), read_text(found[2]), RawRule(expressions, read_comment(found.get(7, b"")), handle)
 
 
 GROUP = 7  # the multicast group that tells of every committed transaction
@@ -439,3 +450,47 @@ def read_table(payload_bytes: bytes) -> tuple[int, str]:
 def read_generation(payload_bytes: bytes) -> int:
     """The number that every committed transaction of anybody raises by one."""
     return read_be32(dict(attributes(payload_bytes, 4))[1])
+
+
+# -- nftrace: what the kernel tells of a packet with `meta nftrace set 1` ---------------------------------------------
+
+TRACE_GROUP = 9
+TRACE_POLICY, TRACE_RETURN, TRACE_RULE = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class RawTrace:
+    """One event. kind: a rule applied, a chain came to its end, a base chain's policy. handle: the rule's, 0 = none.
+
+    packet: the same for all events of one packet. network, transport: its headers as they were when it entered the
+    hook, b"" but in the first event of each.
+    """
+
+    family: int
+    table: str
+    chain: str
+    kind: int
+    handle: int
+    verdict: tuple[int, str]
+    packet: int
+    network: bytes
+    transport: bytes
+
+
+def read_trace(payload_bytes: bytes) -> RawTrace:
+    found = dict(attributes(payload_bytes, 4))
+    verdict = dict(attributes(found.get(5, b"")))
+    code = read_be32(verdict.get(1, bytes(4)))
+    if 16 in found and 5 not in found:
+        code = read_be32(found[16])
+    return RawTrace(
+        family=payload_bytes[0],
+        table=read_text(found.get(1, b"")),
+        chain=read_text(found.get(2, b"")),
+        kind=read_be32(found[4]),
+        handle=int.from_bytes(found.get(3, b""), "big"),
+        verdict=(code - (1 << 32) if code >> 31 else code, read_text(verdict.get(2, b""))),
+        packet=read_be32(found[6]),
+        network=found.get(8, b""),
+        transport=found.get(9, b""),
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -91,6 +92,10 @@ class NetfilterSocket:
             if error.errno == errno.ENOBUFS:
                 return None
             raise DataplaneError(f"no notices from the kernel: {error}") from error
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when something has arrived, or the time is over."""
+        select.select([self._socket], [], [], max(0.0, timeout_s))
 
     def next_sequence(self) -> int:
         """A sequence number that no other request of this socket has."""

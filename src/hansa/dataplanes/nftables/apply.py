@@ -107,14 +107,21 @@ class KernelRuleset:
             table, chain = nf.read_chain(reply.payload)
             if table == TABLE:
                 found.chains[chain.name] = chain
-        for reply in self._socket.dump(nf.message_type(nf.GET_RULE), own):
-            table, name, rule = nf.read_rule(reply.payload)
-            if table == TABLE:
-                found.rules.setdefault(name, []).append(rule)
+        found.rules = self.read_rules(family)
         for name in found.sets:
             spec = self._specs.get(name)
             if spec is not None and not spec.dynamic:
                 found.elements[name] = self.read_elements(family, spec)
+        return found
+
+    def read_rules(self, family: IPFamily) -> dict[str, list[nf.RawRule]]:
+        """The rules of hansa's own table by chain, in order; {} if there is none."""
+        found: dict[str, list[nf.RawRule]] = {}
+        own = nf.table(wire.family_number(family), TABLE)
+        for reply in self._socket.dump(nf.message_type(nf.GET_RULE), own):
+            table, name, rule = nf.read_rule(reply.payload)
+            if table == TABLE:
+                found.setdefault(name, []).append(rule)
         return found
 
     def read_elements(self, family: IPFamily, spec: SetSpec) -> dict[bytes, Value]:

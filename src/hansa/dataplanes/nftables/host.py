@@ -129,7 +129,7 @@ def _try(kernel: NetfilterSocket, probes: Sequence[Probe]) -> tuple[dict[int, co
     first = kernel.next_sequence()
     messages = [(one.kind, one.flags, one.payload) for one in probes]
     try:
-        _send(kernel, messages, first)
+        send_batch(kernel, messages, first)
     except NetlinkError as error:
         refusals: dict[int, codec.Answer] = {}
         for answer in error.answers:
@@ -138,7 +138,7 @@ def _try(kernel: NetfilterSocket, probes: Sequence[Probe]) -> tuple[dict[int, co
     raise DataplaneError("the kernel accepted a transaction that deletes what is not there")
 
 
-def _send(kernel: NetfilterSocket, messages: Sequence[tuple[int, int, bytes]], first: int) -> None:
+def send_batch(kernel: NetfilterSocket, messages: Sequence[tuple[int, int, bytes]], first: int) -> None:
     """One transaction; its messages have the numbers after `first`."""
     framing = nf.nfgenmsg(0, nf.SUBSYSTEM)
     last = first + len(messages)
@@ -234,7 +234,7 @@ class KubeProxyTables:
             return ""
         table = nf.table(wire.family_number(family), needs.KUBE_PROXY_TABLE)
         try:
-            _send(self._socket, [(nf.DEL_TABLE, 0, table)], self._socket.next_sequence())
+            send_batch(self._socket, [(nf.DEL_TABLE, 0, table)], self._socket.next_sequence())
         except NetlinkError as error:
             if error.code == errno.ENOENT:
                 return ""
@@ -336,7 +336,7 @@ def _clean_up_family(family: IPFamily, kernel: NetfilterSocket) -> list[Result]:
         else:
             try:
                 table = nf.table(wire.family_number(family), TABLE)
-                _send(kernel, [(nf.DEL_TABLE, 0, table)], kernel.next_sequence())
+                send_batch(kernel, [(nf.DEL_TABLE, 0, table)], kernel.next_sequence())
             except DataplaneError as error:
                 note = str(error)
         results.append(Result(change, Outcome.FAILED if note else Outcome.DONE, note))

@@ -54,6 +54,39 @@ from hansa.net import Address, Packet
 from hansa.rules.model import Because, Drop, Forward, NotHandled, Reject, Verdict
 from hansa.services.model import Endpoint
 
+
+@dataclass(frozen=True, slots=True)
+class SeenRule:
+    """A rule that applied to a real packet. table: "" = hansa's own.
+
+    rule: its text if it is one that hansa wants there, else its number. verdict: "" = the next rule followed.
+    """
+
+    table: str
+    chain: str
+    rule: str
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPacket:
+    """The way of a real packet. target: where it aimed when it entered a hook for the last time, None = not told.
+
+    stopped_by: the chain that dropped it, whosever it is, "" = none did. refused: by hansa, which the kernel counts as
+    dropped too.
+    """
+
+    rules: tuple[SeenRule, ...]
+    target: tuple[Address, int] | None = None
+    stopped_by: str = ""
+    refused: bool = False
+
+    @property
+    def asked_hansa(self) -> bool:
+        """Whether it met hansa's table: the first packet of a connection does, later ones do not."""
+        return any(not one.table for one in self.rules)
+
+
 Choose = Callable[[int], int]
 # A packet that goes round in chains longer than this is in a loop, which nftables would have refused to load.
 MAX_DEPTH = 16

@@ -492,15 +492,17 @@ def judge(found: Found, desired: Ruleset) -> Observed:
 
 def _same_rules(chain: Chain, found: list[nf.RawRule], family: IPFamily) -> bool:
     """Whether the kernel's rules are the desired ones, in order; what the kernel adds by itself does not count."""
-    if len(chain.rules) != len(found):
+    return len(chain.rules) == len(found) and all(
+        is_same_rule(rule, raw, family) for rule, raw in zip(chain.rules, found, strict=True)
+    )
+
+
+def is_same_rule(rule: ChainRule, raw: nf.RawRule, family: IPFamily) -> bool:
+    """Whether the kernel's rule is this one."""
+    sent = compile_rule(rule, family)
+    if len(sent) != len(raw.expressions) or rule.comment != raw.comment:
         return False
-    for rule, raw in zip(chain.rules, found, strict=True):
-        sent = compile_rule(rule, family)
-        if len(sent) != len(raw.expressions) or rule.comment != raw.comment:
-            return False
-        if not all(one.covers(wanted) for one, wanted in zip(raw.expressions, sent, strict=True)):
-            return False
-    return True
+    return all(one.covers(wanted) for one, wanted in zip(raw.expressions, sent, strict=True))
 
 
 def describe(ruleset: Ruleset) -> Found:

@@ -67,7 +67,7 @@ def _command_section(name: str, command: Any) -> str:
     return f"## {name}\n\n{text}\n\n```text\n{name} {usage}\n```\n\n{table}"
 
 
-_TYPES = {"str": "TEXT", "path": "FILE", "list[str]": "TEXT"}
+_TYPES = {"str": "TEXT", "path": "FILE", "list[str]": "TEXT", "float range": "NUMBER", "int range": "COUNT"}
 
 
 def _parameter_row(parameter: TyperOption | TyperArgument, context: typer.Context) -> tuple[str, str, str]:

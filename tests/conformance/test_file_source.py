@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -128,6 +129,8 @@ async def test_a_config_map_volume(tmp_path: Path) -> None:
         (tmp_path / f"..{number}").mkdir()
         write(tmp_path / f"..{number}" / "web.yaml", *items)
     (tmp_path / "..data").symlink_to("..0")
+    if not (tmp_path / "..data").is_symlink():
+        pytest.skip("this system only pretends to make links")  # Wine does
     (tmp_path / "web.yaml").symlink_to("..data/web.yaml")
     async with reading(tmp_path) as reader:
         await reader.until_objects(WEB, WEB_A)
@@ -165,7 +168,8 @@ async def test_a_path_that_is_away_costs_nothing(tmp_path: Path) -> None:
     async with reading(folder) as reader:
         await reader.until_objects(WEB)
         folder.rename(tmp_path / "elsewhere")
-        await reader.until(lambda: "No such file or directory" in reader.source.status)
+        await reader.until(lambda: f": {folder}: " in reader.source.status)
+        assert reader.source.troubled
         assert reader.objects == {WEB.object_key: WEB}
         (tmp_path / "elsewhere").rename(folder)
         write(folder / "api.yaml", API)
@@ -296,5 +300,6 @@ def test_read_once_hides_no_fault(tmp_path: Path) -> None:
     faults: list[Fault] = []
     assert read_once(str(file), on_fault=faults.append) == (Upsert(WEB), *ALL_SYNCED)
     assert len(faults) == 1
-    with pytest.raises(SourceError, match="No such file or directory"):
-        read_once(str(tmp_path / "missing"), on_fault=faults.append)
+    missing = tmp_path / "missing"
+    with pytest.raises(SourceError, match=f"^{re.escape(str(missing))}: .+"):
+        read_once(str(missing), on_fault=faults.append)

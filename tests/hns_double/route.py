@@ -59,16 +59,24 @@ class _Route:
         self.server = serve(cast(HnsApi, self.behind), "127.0.0.1:0")
         self.native = self.dll.native()
         self.calls = 0
+        self.is_connected = False  # tests that use the DLL by themselves find it as it is without this module
         self.lock = threading.Lock()  # one call at a time has the switchboard, as it has the DLL
 
     def connect(self) -> None:
-        self.dll.connect(self.server.address)
+        if not self.is_connected:
+            self.dll.connect(self.server.address)
+            self.is_connected = True
+
+    def disconnect(self) -> None:
+        if self.is_connected:
+            self.dll.connect("")
+            self.is_connected = False
 
     def kept(self) -> dict[Counter, int]:
         return {counter: self.dll.count(counter) for counter in KEPT}
 
     def close(self) -> None:
-        self.dll.connect("")
+        self.disconnect()
         self.native.shutdown()
         self.server.close()
 
@@ -85,6 +93,7 @@ class _End:
 
     def _call(self, name: str, *arguments: object) -> object:
         with self._route.lock:
+            self._route.connect()
             behind = self._route.behind
             behind.target = self._api
             self._route.calls += 1
@@ -114,10 +123,10 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(autouse=True)
 def _nothing_is_left_in_the_dll() -> Iterator[None]:
     assert _route is not None
-    _route.connect()
     before, calls = _route.kept(), _route.calls
     yield
     if _route.calls > calls:  # others may use the DLL by themselves, and badly on purpose
+        _route.disconnect()
         assert _route.kept() == before
 
 

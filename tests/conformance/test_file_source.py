@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -35,7 +36,19 @@ def write(path: Path, *items: ApiObject | dict[str, Any]) -> None:
     new.write_text(
         json.dumps({"kind": "List", "items": documents}) if path.suffix == ".json" else yaml.safe_dump_all(documents)
     )
-    new.replace(path)
+    move(new, path)
+
+
+def move(old: Path, new: Path) -> None:
+    """On Windows what somebody is just looking at cannot be moved; everybody tries again there."""
+    for _ in range(1000):
+        try:
+            old.replace(new)
+        except PermissionError:
+            time.sleep(0.001)
+        else:
+            return
+    raise AssertionError(f"{old} cannot be moved")
 
 
 class Reader:
@@ -167,11 +180,11 @@ async def test_a_path_that_is_away_costs_nothing(tmp_path: Path) -> None:
     write(folder / "web.yaml", WEB)
     async with reading(folder) as reader:
         await reader.until_objects(WEB)
-        folder.rename(tmp_path / "elsewhere")
+        move(folder, tmp_path / "elsewhere")
         await reader.until(lambda: f": {folder}: " in reader.source.status)
         assert reader.source.troubled
         assert reader.objects == {WEB.object_key: WEB}
-        (tmp_path / "elsewhere").rename(folder)
+        move(tmp_path / "elsewhere", folder)
         write(folder / "api.yaml", API)
         await reader.until_objects(WEB, API)
         assert reader.source.status == "2 objects from 2 files"

@@ -194,7 +194,13 @@ def start(on: Node, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     inside = ["nsenter", f"--net=/run/netns/{on.lab.node.name}", str(HANSA)]
     common = ("trace", "--live", "--source", str(file), "--node-name", "n1", "--set", "clusterCIDR=10.1.0.0/16")
     process = subprocess.Popen(
-        [*inside, *common, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain()
+        [*inside, *common, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=plain(),
+        # Who runs the tests in the background of a shell has it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: "hansa-trace-" in on.tables() or process.poll() is not None, 60.0, lambda: "no table")
     return process

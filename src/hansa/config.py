@@ -99,6 +99,32 @@ class LinuxConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VModule:
+    """Verbosity for the files whose name, without its ending, matches a pattern with `*` and `?`."""
+
+    file_pattern: str
+    verbosity: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """How the process logs (operations.md 15).
+
+    format: text, klog's lines, or json. verbosity: 0 = life cycle and errors, up to 9. vmodule: in text only; the first
+    pattern that matches counts. flush_frequency_s, info_buffer_bytes: how long, and how much of, information lines may
+    be kept back where they are buffered; 0 bytes = not at all. split_stream: they go to standard output, the rest to
+    standard error.
+    """
+
+    format: str = "text"
+    verbosity: int = 0
+    vmodule: tuple[VModule, ...] = ()
+    flush_frequency_s: float = 5.0
+    split_stream: bool = False
+    info_buffer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the stages need to know and that does not come from the API or the host.
 

@@ -2,7 +2,9 @@
 
     ```pycon     doctest (`...` stands for anything); one namespace per page
     ```console   `$ hansa ...`, and `$ echo $?` after a command that is to fail; the lines below are the output
-    ```yaml/json must parse;  ```text, ```sh, ```python and ```mermaid are for reading
+    ```yaml/json must parse; with title="NAME" it is also saved as the file NAME, for the commands that follow
+    ```mermaid   a picture: `<!-- $ hansa ... -->` on the line before says which command prints it
+    ```text, ```sh and ```python are for reading
 
 One page is one session: its blocks run in their order, in one folder that is empty at first.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import functools
 import io
 import os
 import re
@@ -28,7 +31,11 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
 LANGUAGES = {"pycon", "console", "yaml", "json", "text", "sh", "python", "mermaid"}
-FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\S*)([^\n]*)\n(?P<text>.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+# What the reference writes from the code; see `reference`.
+MARK = re.compile(r"(<!-- table ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+TITLE = re.compile(r'title="([^"/]+)"')
+PAINTER = re.compile(r"<!-- \$ (.+) -->\n\Z")
 UPDATE = bool(os.environ.get("HANSA_UPDATE_DOCS"))
 # What a terminal of the reader may set and a page must not depend on; and HANSA, the folder of the repository.
 ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", "KUBE_NETWORK": "", "HANSA": str(ROOT)}
@@ -55,7 +62,7 @@ def page_id(page: Path) -> str:
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
-    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(text)]
+    return [Block(m[1], m["text"], text.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(text)]
 
 
 def prose(page: Path) -> str:
@@ -70,14 +77,21 @@ def run_page(page: Path, folder: Path) -> tuple[str, list[str]]:
     texts: list[str] = []
     at = 0
     text = page.read_text(encoding="utf-8")
+    generated = [range(mark.start(), mark.end()) for mark in MARK.finditer(text)]
     for match in FENCE.finditer(text):
+        place = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
         runner: Callable[[str, str], Ran] | None = {"pycon": session.python, "console": session.console}.get(match[1])
+        if match[1] == "mermaid" and not any(match.start() in each for each in generated):
+            painter = PAINTER.search(text, 0, match.start())
+            runner = functools.partial(session.picture, painter[1] if painter else None)
+        if (title := TITLE.search(match[2])) is not None:
+            (folder / title[1]).write_text(match["text"], encoding="utf-8")
         if runner is None:
             continue
-        ran = runner(match[2], f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}")
+        ran = runner(match["text"], place)
         faults += ran.faults
-        texts += [text[at : match.start(2)], ran.text]
-        at = match.end(2)
+        texts += [text[at : match.start("text")], ran.text]
+        at = match.end("text")
     return "".join((*texts, text[at:])), faults
 
 
@@ -114,6 +128,13 @@ class Session:
                 faults.append(f"{place}: $ {command}\n--- page\n{wanted}\n--- real (exit {self.exit_code})\n{got}")
             new += [f"$ {command}\n", wanted if same else got]
         return Ran("".join(new), tuple(faults))
+
+    def picture(self, painter: str | None, text: str, place: str) -> Ran:
+        """Nobody draws by hand: a picture is what the command before it prints."""
+        if painter is None:
+            return Ran(text, (f"{place}: a picture without `<!-- $ command -->` on the line before",))
+        got = self.shell(painter).rstrip("\n") + "\n"
+        return Ran(got, () if got == text else (f"{place}: $ {painter}\n--- page\n{text}\n--- real\n{got}",))
 
     def shell(self, command: str) -> str:
         """Both outputs of a command, standard output first. `hansa` runs in this process: starting one takes 0.5 s."""

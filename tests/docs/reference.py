@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 import typer
+from tests.docs.pages import MARK
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 import hansa
@@ -28,8 +29,6 @@ from hansa.hns.errors import KNOWN_RESULTS, ErrorClass, KnownResult
 from hansa.hns.features import Feature, needed, supports
 from hansa.hns.quirks import QUIRKS
 from hansa.hns.schema1 import CONVERSIONS
-
-MARK = re.compile(r"(<!-- table ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tests.docs.pages import DOCS, FENCE, LANGUAGES, PAGES, ROOT, UPDATE, Session, blocks, matches, page_id, run_page
 
-RUN = {"pycon", "console"}
+RUN = {"pycon", "console", "mermaid"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -114,6 +114,18 @@ def test_a_block_that_prints_something_else_is_a_fault_and_can_be_mended(tmp_pat
     mended, faults = run_page(page, tmp_path)
     assert len(faults) == 2
     assert ">>> 1 + 1\n2\n>>> 'b'\n'b'\n" in mended
+    page.write_text(mended)
+    assert run_page(page, tmp_path) == (mended, [])
+
+
+def test_a_picture_is_what_its_command_prints_and_never_drawn_by_hand(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```mermaid\nflowchart LR\n```\n")
+    assert "without" in run_page(page, tmp_path)[1][0]
+    page.write_text('```yaml title="file.yaml"\na: 1\n```\n\n<!-- $ cat file.yaml -->\n```mermaid\nflowchart LR\n```\n')
+    mended, faults = run_page(page, tmp_path)
+    assert len(faults) == 1
+    assert "```mermaid\na: 1\n```" in mended
     page.write_text(mended)
     assert run_page(page, tmp_path) == (mended, [])
 

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.docs.pages import DOCS, UPDATE, page_id
-from tests.docs.reference import MARK, OWN, TABLES, commands, filled, public
+from tests.docs.pages import DOCS, MARK, UPDATE, page_id
+from tests.docs.reference import OWN, TABLES, commands, filled, public
 
 from hansa import cli
 from hansa.config import SETTINGS

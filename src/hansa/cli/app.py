@@ -398,6 +398,8 @@ def cleanup(
     ours = [each for each in cleaned.kept or () if each.ours]
     for each in ours:
         print(f"hansa: left in place: {each.kind} {each.key} ({each.guid.lower()}): {each.why}", file=sys.stderr)
+    if cleaned.saved is not None:
+        print(f"hansa: the emulated node is written back to {cleaned.saved}", file=sys.stderr)
     for line in cleaned.failed:
         print(f"hansa: host: {line}; run it again", file=sys.stderr)
     if cleaned.failed:

@@ -150,7 +150,7 @@ class Host:
 
     emulator: set if it lives in this process; `lock` is held while several threads use it. machine: the addresses of
     the machine that HNS runs on, each with its interface's MAC, "" = unknown; as far as can be told at the moment.
-    dump: set if it is made of files, which may fail to tell something.
+    dump: set if it is made of files, which may fail to tell something. file: where a saved emulator came from.
     """
 
     api: HnsApi
@@ -159,6 +159,22 @@ class Host:
     close: Callable[[], None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
     dump: Dump | None = None
+    file: Path | None = None
+
+    def save(self) -> Path | None:
+        """Write a changed emulator back to its file, at once or not at all; None: it came from none.
+
+        Raises ConfigError.
+        """
+        if self.file is None or self.emulator is None:
+            return None
+        fresh = self.file.with_name(self.file.name + ".new")
+        try:
+            fresh.write_text(self.emulator.dump(), encoding="utf-8")
+            fresh.replace(self.file)
+        except OSError as error:
+            raise ConfigError(Fault("--hns", f"{self.file} cannot be written: {error.strerror}")) from error
+        return self.file
 
     @property
     def addresses(self) -> frozenset[Address]:
@@ -243,7 +259,7 @@ def open_host(text: str, config: Config, known: Sequence[Node], *, network: str,
         case "emulator":
             emulator = _load_emulator(rest) if rest else _fresh_emulator(config, known, network=network, build=build)
             macs = dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address)
-            return Host(emulator, emulator, lambda: macs)
+            return Host(emulator, emulator, lambda: macs, file=Path(rest) if rest else None)
         case "dump" if rest:
             node = next((node for node in known if node.name == config.node_name), None)
             return _open_dump(read_dump(rest.split(",")), node.addresses if node else (), build)
@@ -356,7 +372,8 @@ def open_filled(text: str) -> Host:
             remote = RemoteHns(rest)
             return Host(remote, close=remote.disconnect)
         case "emulator" if rest:
-            return Host(_load_emulator(rest))
+            emulator = _load_emulator(rest)
+            return Host(emulator, emulator, file=Path(rest))
         case _:
             forms = "native, emulator:FILE or remote:ADDRESS"
             raise ConfigError(Fault("--hns", f"{text!r} holds nothing that could be listed", f"give {forms}"))

@@ -9,7 +9,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from hansa.api.objects import Node
@@ -262,11 +263,15 @@ class NftablesPlane:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """What was deleted, or would be. kept: what was looked at and stays, None = only hansa's own was looked at."""
+    """What was deleted, or would be. kept: what was looked at and stays, None = only hansa's own was looked at.
+
+    saved: the file of an emulated node that has been written back, None = there is none.
+    """
 
     changes: tuple[Change, ...]
     failed: tuple[str, ...]
     kept: tuple[Kept, ...] | None = None
+    saved: Path | None = None
 
 
 def _cleaned(results: Sequence[Result], kept: tuple[Kept, ...] | None) -> Cleaned:
@@ -283,7 +288,7 @@ def clean_windows(host: options.Host, config: Config, *, dry_run: bool) -> Clean
     if dry_run:
         return Cleaned(planned.changes, (), planned.kept)
     results = cleanup.clean(options.windows_dataplane(host, settled), settled, now=time.monotonic())
-    return _cleaned(results, planned.kept)
+    return replace(_cleaned(results, planned.kept), saved=host.save())
 
 
 def clean_nftables(*, dry_run: bool) -> Cleaned:

@@ -16,6 +16,7 @@ from hansa.dataplanes.windows.compare import (
     FrontendPlan,
     Situation,
     balancer_differences,
+    differ,
     endpoint_differences,
     plan_address,
     plan_frontend,
@@ -239,7 +240,7 @@ def _differences(
                 yield Symptom.LB_DEGRADED, f"State {LB_STATE_DEGRADED}"
             case _:
                 if name != ENDPOINTS:
-                    yield Symptom.LB_OTHER, f"{name} differs"
+                    yield Symptom.LB_OTHER, differ([name])
     yield from _backend_differences(situation, desired, kept)
 
 
@@ -428,7 +429,7 @@ def _remotes(case: _Case, address: Address, remote: list[HnsEndpoint]) -> Iterat
     differences = endpoint_differences(situation, desired, chosen)
     if differences and _standing(case, chosen) is not Standing.FOREIGN:
         symptom = Symptom.EP_PROVIDER if "provider address" in differences else Symptom.EP_OTHER
-        text = f"{', '.join(differences)} differs"
+        text = differ(differences)
         if symptom is Symptom.EP_PROVIDER:
             text = f"provider address {chosen.provider_address or 'missing'}, should be {desired.provider}"
         step = plan.verb.value if plan.verb else f"nothing: {plan.blocked}"

@@ -320,6 +320,20 @@ def test_the_dry_run_prints_what_would_go(hansa: Hansa, tmp_path: Path) -> None:
     assert out.endswith("3 would be deleted, 3 of others left alone\n")
 
 
+def test_cleanup_of_a_saved_node_is_written_back_and_says_so(hansa: Hansa, tmp_path: Path) -> None:
+    node = healthy_node()
+    others = add_others(node)
+    local_ones = {each.guid for each in node.emulator.endpoints() if not each.remote}
+    file = tmp_path / "node.json"
+    file.write_text(node.emulator.dump(), encoding="utf-8")
+    assert "written back" not in hansa("cleanup", "--hns", f"emulator:{file}", "--dry-run")[2]
+    assert guids(Emulator.load(file.read_text(encoding="utf-8"))) == guids(node.emulator)
+    code, _, err = hansa("cleanup", "--hns", f"emulator:{file}")
+    assert (code, err) == (0, f"hansa: the emulated node is written back to {file}\n")
+    assert guids(Emulator.load(file.read_text(encoding="utf-8"))) == others | local_ones
+    assert hansa("cleanup", "--hns", f"emulator:{file}")[1].startswith("0 deleted")
+
+
 def test_the_journal_tells_what_is_ours_where_hns_keeps_no_marks(hansa: Hansa, tmp_path: Path) -> None:
     """Without it nothing is: rather too little is deleted than something of others. With it all goes, it included."""
     journal = tmp_path / "journal"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hansa.config import Config
-from hansa.dataplanes.base import Change, HostState, Outcome, Result, SyncReport
+from hansa.dataplanes.base import Change, HostState, ObjectCounts, Outcome, Result, SyncReport
 from hansa.dataplanes.windows.backoff import Backoff, RetryKey
+from hansa.dataplanes.windows.census import census
 from hansa.dataplanes.windows.compare import (
     Situation,
     plan_address,
@@ -99,15 +100,25 @@ class WindowsDataplane:
         self._out_of_budget = False
         self._results: list[Result] = []
         self._drift: list[Change] = []
+        self._census: Mapping[str, ObjectCounts] = {}
 
     # --- Dataplane ---
 
     def sync(self, changes: RuleChanges, *, now: float, audit: bool) -> SyncReport:
-        calls = self._client.calls_by_verb.copy()
+        calls, errors = self._client.calls_by_verb.copy(), self._client.errors.copy()
         self._results, self._drift, self._out_of_budget = [], [], False
         self._take(changes)
         state = self._pass(now, audit)
-        return self._report(state, now, calls)
+        if audit:
+            self._census = census(self._situation)
+        refused = self._client.errors - errors
+        return replace(
+            self._report(state, now, calls),
+            call_errors={(verb, f"0x{code:08x}"): count for (verb, code), count in refused.items()},
+            call_times=self._client.take_times(),
+            objects=self._census,
+            backing_off=self._backoff.by_class(),
+        )
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:
         """Raises DataplaneError if HNS cannot be read. Costs a deep snapshot: nothing that is remembered is used."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,6 +89,10 @@ class Backoff:
         """Time of the earliest retry that has not come yet, None if there is none."""
         waiting = [retry.until for retry in self._retries.values() if self._now < retry.until < NEVER]
         return min(waiting, default=None)
+
+    def by_class(self) -> Counter[str]:
+        """How many keys have failed and not come right since, by the class of their error."""
+        return Counter(retry.error_class.value for retry in self._retries.values())
 
     def items(self) -> list[tuple[RetryKey, Retry]]:
         return list(self._retries.items())

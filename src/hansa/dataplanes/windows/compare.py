@@ -6,7 +6,7 @@ step has changed, or failed to change, is taken into account. Evidence: windows-
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Set
+from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from hansa.dataplanes.base import Verb
@@ -26,7 +26,17 @@ from hansa.rules.model import FrontendKey
 
 LOAD_BALANCER = "load balancer"
 ENDPOINTS = "endpoints"  # the only difference that HNS can change in place
+PLURALS = frozenset({ENDPOINTS, "flags", "mapping flags", "addresses"})
 NONE: frozenset[Address] = frozenset()
+
+
+def differ(names: Sequence[str]) -> str:
+    """The sentence about fields that are not as desired.
+
+    >>> differ(["source VIP"]), differ(["endpoints"]), differ(["source VIP", "MAC"])
+    ('source VIP differs', 'endpoints differ', 'source VIP, MAC differ')
+    """
+    return f"{', '.join(names)} {'differ' if len(names) > 1 or names[0] in PLURALS else 'differs'}"
 
 
 @dataclass(slots=True)
@@ -134,7 +144,7 @@ def plan_address(situation: Situation, address: Address) -> AddressPlan:
         return AddressPlan(address, None, desired, chosen.guid, surplus, why="a second endpoint has this address")
     blocked = _cannot_make(situation, desired) or _cannot_free(situation, chosen, standing)
     verb = None if blocked else Verb.REPLACE
-    return AddressPlan(address, verb, desired, chosen.guid, surplus, blocked, f"{', '.join(differences)} differs")
+    return AddressPlan(address, verb, desired, chosen.guid, surplus, blocked, differ(differences))
 
 
 def _deletable(situation: Situation, endpoints: Iterable[HnsEndpoint]) -> tuple[Guid, ...]:
@@ -290,7 +300,7 @@ def _plan_existing(
         return plan
     if not situation.ownership.may_rewrite(situation.standing_of(kept)):
         return replace(plan, blocked=f"load balancer {kept.guid} of another program holds it: takeover is off")
-    why = f"{', '.join(differences)} differ" if len(differences) > 1 else f"{differences[0]} differs"
+    why = differ(differences)
     if differences == [ENDPOINTS] and situation.modify:
         return replace(plan, verb=Verb.MODIFY, why=why)
     return replace(plan, verb=Verb.REPLACE, why=why)

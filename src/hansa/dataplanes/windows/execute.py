@@ -16,6 +16,7 @@ from hansa.dataplanes.windows.compare import (
     FrontendPlan,
     Situation,
     balancer_differences,
+    differ,
     endpoint_differences,
     plan_address,
     plan_frontend,
@@ -154,7 +155,7 @@ class Executor:
         self._note_silence(plan.desired, made)
         differences = balancer_differences(self._situation, plan.desired, made, plan.endpoints)
         if differences:
-            raise StepFailed(ErrorClass.REJECTED, f"HNS made it with another {', '.join(differences)}")
+            raise StepFailed(ErrorClass.REJECTED, f"HNS made it, but {differ(differences)}")
 
     def claim(self) -> None:
         """A create that failed may have made something all the same: the reply may be what got lost, or a load
@@ -243,7 +244,7 @@ class Executor:
             self._journal.record_not_echoed("MAC")
         differences = endpoint_differences(situation, desired, made)
         if differences:
-            raise StepFailed(ErrorClass.REJECTED, f"HNS made it with another {', '.join(differences)}")
+            raise StepFailed(ErrorClass.REJECTED, f"HNS made it, but {differ(differences)}")
 
     def _replace_endpoint(self, address: Address) -> None:
         """HNS has no two endpoints with one address and no endpoint goes while it is used: all users move off and back.

@@ -77,8 +77,10 @@ class Bench:
     def slice(self, *pods: str, of: str = "web", **conditions: Unpack[EndpointFields]) -> EndpointSlice:
         """Endpoints of a service on port 8080: on this node if HNS has a pod with that address, else on win-2."""
         here = {str(address) for each in self.host.endpoints() for address in each.addresses if not each.remote}
-        node_of = {pod: "win-1" if pod in here else "win-2" for pod in pods}
-        entries = [endpoint(pod, **{"node": node_of[pod], **conditions}) for pod in pods]
+        entries = []
+        for pod in pods:
+            fields: EndpointFields = {"node": "win-1" if pod in here else "win-2", **conditions}
+            entries.append(endpoint(pod, **fields))
         return endpoint_slice(f"{of}-slice", entries, service=of)
 
     def give(self, *objects: ApiObject) -> int:

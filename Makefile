@@ -50,7 +50,8 @@ docs-serve: .venv/docs.stamp ## show the documentation at http://127.0.0.1:8000
 
 lock: ## resolve the dependencies anew (needs uv)
 	uv pip compile -q --universal --upgrade --generate-hashes pyproject.toml -o requirements/run.txt
-	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/run.txt requirements/dev.in -o requirements/dev.txt
+	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/run.txt --extra kpng pyproject.toml -o requirements/kpng.txt
+	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/kpng.txt requirements/dev.in -o requirements/dev.txt
 	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/run.txt requirements/docs.in -o requirements/docs.txt
 
 clean: ## remove what the targets made

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hansa.net import IPFamily
 from hansa.rules.model import FrontendKey, RuleChanges
@@ -72,6 +72,21 @@ class HostState(enum.Enum):
     WAITING = "waiting"  # a precondition (HNS network, source VIP...) is missing
 
 
+class ObjectCounts(NamedTuple):
+    """Objects of one kind: wanted; on the host and ours; on the host and others'. None = the dataplane does not tell."""
+
+    desired: int
+    observed: int | None = None
+    foreign: int | None = None
+
+
+class ConntrackRun(NamedTuple):
+    """One look for stale flows: how long it took, and how many flows were cut."""
+
+    duration_s: float
+    deleted: int
+
+
 @dataclass(frozen=True, slots=True)
 class SyncReport:
     """What one sync did. pending: keys not as desired. retry_at: monotonic time of the earliest retry, None = none.
@@ -81,6 +96,11 @@ class SyncReport:
     pending_by_family: `pending` by family; None = the dataplane does not tell. calls_by_verb: `host_calls` by the
     host's own verbs; empty = the dataplane does not tell. failed_families: those of which nothing could be brought
     about, so that every frontend counts as pending.
+    call_errors: calls that the host refused, by its verb and its code in the host's own spelling. call_times: verb and
+    seconds of each call, where the dataplane takes the time. objects: by kind, as of the last comparison with the host.
+    backing_off: how many objects wait for another try, by the class of their error. conntrack: by family, if this sync
+    looked for stale flows. adopted: by kind, the objects that were there and served as desired at the start; told from
+    the first sync on that has gone through all there was to do.
     """
 
     state: HostState
@@ -95,6 +115,12 @@ class SyncReport:
     pending_by_family: Mapping[IPFamily, tuple[str, ...]] | None = None
     calls_by_verb: Mapping[str, int] = field(default_factory=dict)
     failed_families: frozenset[IPFamily] = frozenset()
+    call_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    call_times: tuple[tuple[str, float], ...] = ()
+    objects: Mapping[str, ObjectCounts] = field(default_factory=dict)
+    backing_off: Mapping[str, int] = field(default_factory=dict)
+    conntrack: Mapping[IPFamily, ConntrackRun] = field(default_factory=dict)
+    adopted: Mapping[str, int] = field(default_factory=dict)
 
     def pending_in(self, family: IPFamily) -> tuple[str, ...]:
         """What of `pending` is of this family; all of it if the dataplane does not tell."""

@@ -234,8 +234,11 @@ def planned(stale: Iterable[Stale], frontends: UdpFrontends) -> list[Change]:
     return [_change(frontend, cause, count, frontends) for (frontend, cause), count in counts.items()]
 
 
-def cut(stale: Iterable[Stale], frontends: UdpFrontends, connections: Connections) -> list[Result]:
-    """Delete the entries; one result per frontend and cause, FAILED if any of its entries is still there."""
+def cut(stale: Iterable[Stale], frontends: UdpFrontends, connections: Connections) -> tuple[list[Result], int]:
+    """Delete the entries; one result per frontend and cause, FAILED if any of its entries is still there.
+
+    Besides the results: how many entries were deleted.
+    """
     counts: Counter[tuple[FrontendKey, Cause]] = Counter()
     errors: dict[tuple[FrontendKey, Cause], str] = {}
     refusals = 0
@@ -256,7 +259,7 @@ def cut(stale: Iterable[Stale], frontends: UdpFrontends, connections: Connection
         outcome = Outcome.FAILED if (frontend, cause) in errors else Outcome.DONE
         change = _change(frontend, cause, counts[frontend, cause], frontends)
         results.append(Result(change, outcome, errors.get((frontend, cause), "")))
-    return results
+    return results, counts.total()
 
 
 def _change(frontend: FrontendKey, cause: Cause, count: int, frontends: UdpFrontends) -> Change:

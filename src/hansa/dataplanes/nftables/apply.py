@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol as Seam
 
-from hansa.dataplanes.base import Change, HostState, Outcome, Result, Shortfall, SyncReport, Verb
+from hansa.dataplanes.base import Change, ConntrackRun, HostState, ObjectCounts, Outcome, Result, Shortfall, SyncReport, Verb
 from hansa.dataplanes.conntrack import Connections, UdpFrontends, cut, planned, stale_entries
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
@@ -218,6 +219,7 @@ class _Work:
     drift: list[Change] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
     pending: dict[IPFamily, list[str]] = field(default_factory=lambda: {family: [] for family in IPFamily})
+    conntrack: dict[IPFamily, ConntrackRun] = field(default_factory=dict)
     calls: int = 0
 
 
@@ -233,9 +235,14 @@ class NftablesDataplane:
         *,
         connections: Connections | None = None,
         predecessor: Predecessor | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """connections: None = stale flows are not looked for. predecessor: removed once our tables are in place."""
+        """connections: None = stale flows are not looked for. predecessor: removed once our tables are in place.
+
+        clock: seconds, for how long things take.
+        """
         self._host = host
+        self._clock = clock
         self._connections = connections
         self._predecessor = predecessor
         self._families = {family: _Family(Desired(family), UdpFrontends(family)) for family in families}
@@ -276,6 +283,8 @@ class NftablesDataplane:
             host_calls=work.calls,
             pending_by_family={family: tuple(keys) for family, keys in work.pending.items()},
             failed_families=failed,
+            objects={"frontend": ObjectCounts(sum(len(one.desired.rules) for one in self._families.values()))},
+            conntrack=work.conntrack,
         )
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:  # noqa: ARG002 (no retry timers here)
@@ -413,6 +422,7 @@ class NftablesDataplane:
         if self._connections is None or not one.flows.due:
             return
         family = one.desired.family
+        started_at = self._clock()
         work.calls += 1
         try:
             listed = self._connections.list(family, Protocol.UDP)
@@ -422,8 +432,9 @@ class NftablesDataplane:
             return
         stale = stale_entries(listed.entries, one.flows.wanted())
         work.calls += len(stale)
-        results = cut(stale, one.flows, self._connections)
+        results, deleted = cut(stale, one.flows, self._connections)
         work.results += results
+        work.conntrack[family] = ConntrackRun(self._clock() - started_at, deleted)
         if any(result.outcome is Outcome.FAILED for result in results):
             work.pending[family].append(f"{family} conntrack")
         elif listed.whole:

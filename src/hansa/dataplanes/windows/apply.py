@@ -15,7 +15,7 @@ from dataclasses import replace
 from hansa.config import Config
 from hansa.dataplanes.base import Change, HostState, ObjectCounts, Outcome, Result, SyncReport
 from hansa.dataplanes.windows.backoff import Backoff, RetryKey
-from hansa.dataplanes.windows.census import census
+from hansa.dataplanes.windows.census import adopted, census, made
 from hansa.dataplanes.windows.compare import (
     Situation,
     plan_address,
@@ -101,6 +101,8 @@ class WindowsDataplane:
         self._results: list[Result] = []
         self._drift: list[Change] = []
         self._census: Mapping[str, ObjectCounts] = {}
+        self._made: Counter[str] = Counter()  # until the first pass that was through
+        self._adopted: Mapping[str, int] = {}
 
     # --- Dataplane ---
 
@@ -111,6 +113,7 @@ class WindowsDataplane:
         state = self._pass(now, audit)
         if audit:
             self._census = census(self._situation)
+        self._note_adopted(state)
         refused = self._client.errors - errors
         return replace(
             self._report(state, now, calls),
@@ -118,6 +121,7 @@ class WindowsDataplane:
             call_times=self._client.take_times(),
             objects=self._census,
             backing_off=self._backoff.by_class(),
+            adopted=self._adopted,
         )
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:
@@ -421,6 +425,13 @@ class WindowsDataplane:
                     self._dirty.addresses.add(address)
 
     # --- telling ---
+
+    def _note_adopted(self, state: HostState) -> None:
+        if self._adopted:
+            return
+        self._made += made(self._results)
+        if state is HostState.HEALTHY and not self._dirty:
+            self._adopted = adopted(census(self._situation), self._made)
 
     def _report(self, state: HostState, now: float, calls: Counter[str]) -> SyncReport:
         calls_by_verb = self._client.calls_by_verb - calls

@@ -9,9 +9,9 @@
         server.cut()                                # every connection breaks
 
 It lists in consistent pages with continue tokens, watches from any version it still remembers, streams initial events,
-sends bookmarks, translates events for selectors, compresses, checks tokens and client certificates, and can be told to
-fail, to be slow, to keep an answer back, and to go away and come back on the same port. `requests` records what it was
-asked.
+sends bookmarks, translates events for selectors, compresses, checks tokens, client certificates and permissions, and
+can be told to fail, to be slow, to keep an answer back, and to go away and come back on the same port. `requests` records
+what it was asked, `forbidden` what it refused for lack of permission.
 Evidence: Kubernetes API concepts; what the API server of 1.36 was seen to answer.
 """
 
@@ -21,9 +21,9 @@ import asyncio
 import copy
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from aiohttp import web
 
@@ -72,13 +72,33 @@ class Asked:
         return "watch" in self.query
 
 
+class Access(NamedTuple):
+    """What the authorizer of a server is asked: may this account do that to this resource?"""
+
+    verb: str
+    group: str
+    resource: str
+
+
+def access_of(method: str, path: str, query: Mapping[str, str]) -> Access:
+    """As a real server reads it off a request. Evidence: Kubernetes, "Determine the Request Verb"."""
+    parts = [part for part in path.split("/") if part]
+    group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
+    if rest[:1] == ["namespaces"] and len(rest) > 2:
+        rest = rest[2:]
+    read = "watch" if query.get("watch") == "true" else "get" if len(rest) > 1 else "list"
+    verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(method, read)
+    return Access(verb, group, rest[0])
+
+
 @dataclass
 class Mood:
     """How the server feels; a test changes it at any time.
 
     refuse_watch_list: status for streaming lists, 0 = it can do them. missing: kinds that answer 404. delay_s: before
     each answer. gzip: compress lists if the client accepts that. gone_as_status: a watch from a forgotten version is
-    answered with HTTP 410, not with an ERROR event.
+    answered with HTTP 410, not with an ERROR event. permitted: what the account may do, None = everything; what else it
+    asks for is answered with 403.
     """
 
     refuse_watch_list: int = 0
@@ -86,6 +106,7 @@ class Mood:
     delay_s: float = 0.0
     gzip: bool = False
     gone_as_status: bool = False
+    permitted: Set[Access] | None = None
 
 
 class ApiServer:
@@ -94,6 +115,7 @@ class ApiServer:
     def __init__(self, *, tls: ssl.SSLContext | None = None, mood: Mood | None = None) -> None:
         self.mood = mood or Mood()
         self.requests: list[Asked] = []
+        self.forbidden: list[Access] = []
         self.version = 1000
         self._tls = tls
         self._objects: dict[str, dict[Identity, Manifest]] = {kind: {} for kind in RESOURCES}
@@ -118,7 +140,7 @@ class ApiServer:
 
     async def start(self) -> None:
         """Serve; the second time on the same port as before."""
-        application = web.Application()
+        application = web.Application(middlewares=[self._authorize])
         for kind, path in RESOURCES.items():
             application.router.add_get(path, self._handler(kind))
         # As in a real server, a watch ends when its client goes.
@@ -247,6 +269,16 @@ class ApiServer:
 
     # Answers
 
+    @web.middleware
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        access = access_of(request.method, request.path, request.query)
+        if self.mood.permitted is None or access in self.mood.permitted:
+            return await handler(request)
+        self.forbidden.append(access)
+        in_group = f'in API group "{access.group}" at the cluster scope'
+        message = f'{access.resource} is forbidden: User "hansa" cannot {access.verb} resource "{access.resource}" '
+        return _refuse(403, "Forbidden", message + in_group)
+
     def _handler(self, kind: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             asked = Asked(kind, dict(request.query), dict(request.headers))
@@ -338,6 +370,7 @@ class ApiServer:
 
 
 Selects = Callable[[Manifest], bool]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _Watcher:

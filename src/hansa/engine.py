@@ -36,9 +36,10 @@ from hansa.dataplanes.base import Dataplane, HostState, Outcome, Result, Shortfa
 from hansa.errors import Fault
 from hansa.net import Address, IPFamily
 from hansa.pipeline import HealthCheck, HealthCheckKey, LocalPolicy, Pipeline, TriggerTime, in_force
-from hansa.rules.model import RuleChanges
+from hansa.rules.model import Conflict, RuleChanges
 from hansa.schedule import Backlog, RunKind, Schedule
-from hansa.sources import Source
+from hansa.services.model import GivenView
+from hansa.sources import News, Source
 from hansa.sources.host import read_host
 
 _logger = logging.getLogger("hansa.engine")
@@ -163,7 +164,8 @@ class EngineState:
     healthCheckNodePorts are to answer, as of the last run that reached the host (H11); node_port_addresses: where, per
     family, None = everywhere; without_local: R2 and R3, as of the same run. objects, malformed, changes,
     changes_pending: by kind; how many are known, cannot be used, came since the start, came since the last message was
-    made. sources: one line each, in the order given; troubled_sources: how many of them cannot be read in full now.
+    made. conflicts: service ports that claim a frontend of another, as of the last message. faulty: what is wrong with
+    the newest form of objects that cannot be used, or not in full. sources: one line each, in the order given; troubled_sources: how many of them cannot be read in full now.
     """
 
     ready: bool
@@ -182,6 +184,8 @@ class EngineState:
     malformed: Mapping[Kind, int]
     changes: Mapping[Kind, int]
     changes_pending: Mapping[Kind, int]
+    conflicts: tuple[Conflict, ...]
+    faulty: Mapping[ObjectKey, tuple[Fault, ...]]
     counts: Counts
     frontends: int
     sources: tuple[str, ...]
@@ -254,6 +258,7 @@ class Engine:
         self._taken = _Taken()
         self._reached = _Taken()
         self._trigger_times: tuple[TriggerTime, ...] = ()
+        self._conflicts: tuple[Conflict, ...] = ()
         self.counts = Counts()
         self.history: deque[SyncRecord] = deque(maxlen=HISTORY_LENGTH)
 
@@ -286,7 +291,7 @@ class Engine:
         if self._pipeline.ready:
             self._request(full=full)
 
-    async def submit(self, batch: Sequence[Change]) -> None:
+    async def submit(self, batch: Sequence[News]) -> None:
         """Take changes in, as if a source had said them."""
         async with self._pipeline_lock:
             for start in range(0, len(batch), CHUNK):
@@ -341,6 +346,8 @@ class Engine:
             malformed=Counter(key.kind for key in store.malformed),
             changes=dict(changes),
             changes_pending=changes - self._taken.changes,
+            conflicts=self._conflicts,
+            faulty=dict(self._log.faulty),
             counts=self.counts,
             frontends=len(self._pipeline.rules),
             sources=tuple(source.status for source in self._sources),
@@ -453,6 +460,7 @@ class Engine:
         report = await self._worker.run(
             lambda: self._dataplane.sync(message, now=now, audit=kind >= RunKind.AUDIT),
         )
+        self._conflicts = message.conflicts
         contested = tuple(str(conflict) for conflict in message.conflicts)
         return replace(report, conditions=(*contested, *report.conditions)) if contested else report
 
@@ -705,7 +713,7 @@ class _EngineLog:
         self._failing: dict[str, str] = {}
         self._shortfalls: frozenset[Shortfall] = frozenset()
         self._conditions: frozenset[str] = frozenset()
-        self._faulty: dict[ObjectKey, tuple[Fault, ...]] = {}
+        self.faulty: dict[ObjectKey, tuple[Fault, ...]] = {}
         self._state: HostState | None = None
 
     def line(self, level: int, event: str, **fields: object) -> None:
@@ -724,7 +732,7 @@ class _EngineLog:
         _logger.error("%s", text, extra={"fields": fields}, exc_info=error if new else None)
         self._tracebacks.add(identity)
 
-    def objects(self, batch: Sequence[Change]) -> None:
+    def objects(self, batch: Sequence[News]) -> None:
         """What of the objects cannot be used, said when it changes: with object, field and remedy."""
         for change in batch:
             match change:
@@ -734,17 +742,17 @@ class _EngineLog:
                     key, event = change.key, "object used without some entries"
                 case Delete(key):
                     faults = ()
-                case Synced():
+                case Synced() | GivenView():
                     continue
                 case _:
                     assert_never(change)
-            if faults == self._faulty.get(key, ()):
+            if faults == self.faulty.get(key, ()):
                 continue
             if faults:
-                self._faulty[key] = faults
+                self.faulty[key] = faults
                 self.line(logging.WARNING, event, object=key, faults="; ".join(str(fault) for fault in faults))
             else:
-                del self._faulty[key]
+                del self.faulty[key]
                 self.line(logging.INFO, "object mended", object=key)
 
     def run(self, record: SyncRecord, outcome: SyncReport | Exception) -> None:

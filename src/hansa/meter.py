@@ -6,26 +6,42 @@ Evidence: service-semantics section 18 (O2 to O7, R12); operations.md 11; window
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
 from hansa import metrics as table
 from hansa.api.objects import Kind
-from hansa.dataplanes.base import HostState, Outcome, SyncReport, Verb
+from hansa.dataplanes.base import HostState, ObjectCounts, Outcome, SyncReport, Verb
 from hansa.engine import EngineState, SyncRecord
 from hansa.health_answers import Moment
 from hansa.metrics import Metrics
 from hansa.pipeline import LocalPolicy
 from hansa.schedule import RunKind
+from hansa.sources.kubernetes.calls import ApiCall
+
+# The release whose names, flags and answers hansa keeps; scripts and dashboards look for it.
+KUBERNETES_VERSION = "v1.36.2"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What runs here."""
+    """What runs here. platform: like `linux/amd64`; compiler: Python's own name for itself, like `cpython`."""
 
     version: str
     python: str
     dataplane: str
+    platform: str = ""
+    compiler: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureGate:
+    """stage: ALPHA, BETA, DEPRECATED, or "" for what is generally available."""
+
+    name: str
+    stage: str
+    enabled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,21 @@ class Meter:
         self._is_started = False
         self._changes_seen: Counter[Kind] = Counter()
         metrics.set(table.BUILD_INFO, 1, identity.version, identity.python, identity.dataplane)
+        major, minor, *_ = KUBERNETES_VERSION.removeprefix("v").split(".")
+        metrics.set(
+            table.KUBERNETES_BUILD_INFO,
+            1,
+            *(major, minor, KUBERNETES_VERSION, "", "", "", f"python{identity.python}"),
+            *(identity.compiler, identity.platform),
+        )
+        for stability, count in Counter(metric.stability for metric in table.METRICS).items():
+            metrics.add(table.REGISTERED_METRICS, count, stability, "")
+        metrics.raise_to(table.DISABLED_METRICS, 0)
+        metrics.raise_to(table.HIDDEN_METRICS, 0)
+
+    def features(self, gates: Iterable[FeatureGate]) -> None:
+        for gate in gates:
+            self._metrics.set(table.FEATURE_ENABLED, float(gate.enabled), gate.name, gate.stage)
 
     # --- after a sync ---
 
@@ -103,8 +134,21 @@ class Meter:
                 self._metrics.add(table.DRIFT_HEALED, 1, change.verb.value, change.kind)
 
     def _host(self, report: SyncReport) -> None:
+        refused = Counter[str]()
+        for (verb, code), count in report.call_errors.items():
+            refused[verb] += count
+            self._metrics.add(table.HOST_CALL_ERRORS, count, verb, code)
         for verb, count in (report.calls_by_verb or {"call": report.host_calls}).items():
-            self._metrics.add(table.HOST_CALLS, count, verb)
+            self._metrics.add(table.HOST_CALLS, count - refused[verb], verb, "ok")
+            self._metrics.add(table.HOST_CALLS, refused[verb], verb, "error")
+        for verb, seconds in report.call_times:
+            self._metrics.observe(table.HOST_CALL_DURATION, seconds, verb)
+        self._metrics.set_all(table.HOST_OBJECTS, dict(_objects(report.objects)))
+        self._metrics.set_all(table.ADOPTED, {(kind,): count for kind, count in report.adopted.items()})
+        self._metrics.set_all(table.BACKING_OFF, {(name,): count for name, count in sorted(report.backing_off.items())})
+        for family, run in report.conntrack.items():
+            self._metrics.observe(table.CONNTRACK_DURATION, run.duration_s, str(family))
+            self._metrics.add(table.CONNTRACK_DELETED, run.deleted, str(family))
         self._metrics.set_all(table.HOST_STATE, {(one.value,): float(one is report.state) for one in HostState})
         features = Counter(one.feature for one in report.shortfalls)
         self._metrics.set_all(table.SHORTFALLS, {(feature,): count for feature, count in sorted(features.items())})
@@ -128,6 +172,7 @@ class Meter:
         report = state.report
         retry_at = report.retry_at if report is not None else None
         self._metrics.set(table.NEXT_RETRY, 0.0 if retry_at is None else max(0.0, retry_at - moment.now))
+        self._metrics.set(table.CONFLICTS, len(state.conflicts))
         self._metrics.set(table.CONDITIONS, len(report.conditions) if report is not None else 0)
         self._metrics.set(table.FRONTENDS, state.frontends)
         self._metrics.set_all(table.OBJECTS, {(str(kind),): count for kind, count in state.objects.items()})
@@ -177,6 +222,28 @@ class Meter:
             self._metrics.set(table.PROCESS_MAX_FDS, process.max_fds)
         self._metrics.set(table.PROCESS_START, process.started_at)
 
+    # --- what others tell ---
+
+    def called(self, call: ApiCall) -> None:
+        """The API server has been asked something."""
+        at = (call.method, call.host)
+        self._metrics.add(table.REST_REQUESTS, 1, call.code, *at)
+        if call.retried_code:
+            self._metrics.add(table.REST_RETRIES, 1, call.retried_code, *at)
+        if call.waited_s is not None:
+            self._metrics.observe(table.REST_LIMITER, call.waited_s, *at)
+        if call.duration_s is not None:
+            self._metrics.observe(table.REST_DURATION, call.duration_s, *at)
+            self._metrics.observe(table.REST_REQUEST_SIZE, call.request_bytes, *at)
+            self._metrics.observe(table.REST_RESPONSE_SIZE, call.response_bytes, *at)
+
+    def event(self, reason: str, outcome: str) -> None:
+        self._metrics.add(table.EVENTS, 1, reason, outcome)
+
+    def log_suppressed(self, total: int) -> None:
+        """How many lines since the start."""
+        self._metrics.raise_to(table.LOG_SUPPRESSED, total)
+
     # --- the health servers' own ---
 
     def answered(self, path: str, code: int) -> None:
@@ -185,3 +252,10 @@ class Meter:
 
     def health_check_ports(self, *, listening: int, failed: int) -> None:
         self._metrics.set_all(table.HEALTH_CHECK_PORTS, {("listening",): listening, ("failed",): failed})
+
+
+def _objects(found: Mapping[str, ObjectCounts]) -> Iterator[tuple[tuple[str, ...], float]]:
+    for kind, counts in found.items():
+        for state, count in counts._asdict().items():
+            if count is not None:
+                yield (kind, state), count

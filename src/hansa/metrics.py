@@ -46,6 +46,11 @@ class Metric:
     buckets: tuple[float, ...] = ()
 
     @property
+    def stability(self) -> str:
+        """ALPHA, BETA or STABLE, as kube-proxy's begin their help; "" for hansa's own and those of every process."""
+        return self.help[1:].partition("]")[0] if self.help.startswith("[") else ""
+
+    @property
     def is_own(self) -> bool:
         """Whether it is hansa's own rather than kube-proxy's or common to all exporters."""
         return self.name.startswith("hansa_")
@@ -150,6 +155,111 @@ NFTABLES_FAILURES = _row(
     "ip_family",
 )
 
+CONNTRACK_DURATION = _row(
+    "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+    _HISTOGRAM,
+    "[ALPHA] Looks for stale UDP flows, each with cutting what was found; they come only when a flow could be stale",
+    "ip_family",
+    unit="seconds",
+    buckets=SYNC_BUCKETS,
+)
+CONNTRACK_DELETED = _row(
+    "kubeproxy_conntrack_reconciler_deleted_entries_total",
+    _COUNTER,
+    "[ALPHA] Connection-tracking entries deleted because they were stale",
+    "ip_family",
+)
+
+# --- of every Kubernetes component ---
+
+REST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+REST_BYTES = (64.0, 256.0, 512.0, 1024.0, *(4.0**n for n in range(6, 13)))
+
+REST_REQUESTS = _row(
+    "rest_client_requests_total",
+    _COUNTER,
+    "[ALPHA] Requests to the API server by HTTP status, watches included; `<error>` = there was no answer",
+    "code",
+    "method",
+    "host",
+)
+REST_DURATION = _row(
+    "rest_client_request_duration_seconds",
+    _HISTOGRAM,
+    "[ALPHA] Time until a request that is no watch was answered in full",
+    "verb",
+    "host",
+    unit="seconds",
+    buckets=REST_SECONDS,
+)
+REST_LIMITER = _row(
+    "rest_client_rate_limiter_duration_seconds",
+    _HISTOGRAM,
+    "[ALPHA] Time that requests waited for their turn under the client's own limit; nothing without such a limit",
+    "verb",
+    "host",
+    unit="seconds",
+    buckets=REST_SECONDS,
+)
+REST_REQUEST_SIZE = _row(
+    "rest_client_request_size_bytes",
+    _HISTOGRAM,
+    "[ALPHA] Size of what requests carry",
+    "verb",
+    "host",
+    unit="bytes",
+    buckets=REST_BYTES,
+)
+REST_RESPONSE_SIZE = _row(
+    "rest_client_response_size_bytes",
+    _HISTOGRAM,
+    "[ALPHA] Size of answers that are no watch, unpacked",
+    "verb",
+    "host",
+    unit="bytes",
+    buckets=REST_BYTES,
+)
+REST_RETRIES = _row(
+    "rest_client_request_retries_total",
+    _COUNTER,
+    "[ALPHA] Requests made again after an answer that failed, by that answer's code",
+    "code",
+    "verb",
+    "host",
+)
+KUBERNETES_BUILD_INFO = _row(
+    "kubernetes_build_info",
+    _GAUGE,
+    "[BETA] Always 1; the Kubernetes release whose kube-proxy this stands in for; `go_version` tells the Python",
+    "major",
+    "minor",
+    "git_version",
+    "git_commit",
+    "git_tree_state",
+    "build_date",
+    "go_version",
+    "compiler",
+    "platform",
+)
+FEATURE_ENABLED = _row(
+    "kubernetes_feature_enabled",
+    _GAUGE,
+    "[BETA] 1 for a feature gate that is on, 0 for one that is off",
+    "name",
+    "stage",
+)
+REGISTERED_METRICS = _row(
+    "registered_metrics_total",
+    _COUNTER,
+    "[BETA] Metrics that this table has, by stability",
+    "stability_level",
+    "deprecated_version",
+)
+DISABLED_METRICS = _row("disabled_metrics_total", _COUNTER, "[BETA] Metrics switched off; there is no such switch here")
+HIDDEN_METRICS = _row(
+    "hidden_metrics_total", _COUNTER, "[BETA] Metrics hidden because they are deprecated; none is here"
+)
+
 # --- hansa's own ---
 
 BUILD_INFO = _row("hansa_build_info", _GAUGE, "Always 1; what runs here", "version", "python", "dataplane")
@@ -202,8 +312,44 @@ NEXT_RETRY = _row(
 )
 SHORTFALLS = _row("hansa_shortfalls", _GAUGE, "Rules that this host cannot do in full, by feature", "feature")
 CONDITIONS = _row("hansa_conditions", _GAUGE, "Sentences for the operator that are true now; the log has them")
+CONFLICTS = _row("hansa_conflicts", _GAUGE, "Claims of service ports to a frontend that an older one has")
 HOST_CALLS = _row(
-    "hansa_host_calls_total", _COUNTER, "Calls to the host, by its own verbs, `call` where these are not told", "verb"
+    "hansa_host_calls_total",
+    _COUNTER,
+    "Calls to the host, by its own verbs, `call` where these are not told, and by result (ok, error)",
+    "verb",
+    "result",
+)
+HOST_CALL_ERRORS = _row(
+    "hansa_host_call_errors_total",
+    _COUNTER,
+    "Calls that the host refused, by its verb and its code: HRESULTs such as 0x803b0013 on Windows",
+    "verb",
+    "code",
+)
+HOST_CALL_DURATION = _row(
+    "hansa_host_call_duration_seconds",
+    _HISTOGRAM,
+    "Time of single calls to the host, where the dataplane takes it",
+    "verb",
+    unit="seconds",
+    buckets=SYNC_BUCKETS,
+)
+HOST_OBJECTS = _row(
+    "hansa_host_objects",
+    _GAUGE,
+    "Objects by kind, as of the last comparison with the host: desired, observed (ours, on the host), foreign (others')",
+    "object",
+    "state",
+)
+ADOPTED = _row(
+    "hansa_adopted_objects", _GAUGE, "Objects of ours that were there at the start and served as they were", "object"
+)
+BACKING_OFF = _row(
+    "hansa_backoff_objects",
+    _GAUGE,
+    "Objects that wait because the host refused them, by hansa's class of the error",
+    "class",
 )
 FRONTENDS = _row("hansa_frontends", _GAUGE, "Frontends that have a rule")
 OBJECTS = _row("hansa_objects", _GAUGE, "API objects known", "kind")
@@ -216,6 +362,18 @@ SERVICE_FAILURES = _row(
 )
 SOURCES_TROUBLED = _row("hansa_sources_troubled", _GAUGE, "Sources of objects that cannot be read in full now")
 SOURCE_FAILURES = _row("hansa_source_failures_total", _COUNTER, "Times that a source ended by a bug and was restarted")
+EVENTS = _row(
+    "hansa_events_total",
+    _COUNTER,
+    "Kubernetes Events by reason and what became of them: sent, limited, refused (no permission), failed, dropped",
+    "reason",
+    "outcome",
+)
+LOG_SUPPRESSED = _row(
+    "hansa_log_suppressed_total",
+    _COUNTER,
+    "Log lines left out because the same was said of the same object just before",
+)
 HEALTH_CHECK_PORTS = _row(
     "hansa_health_check_ports", _GAUGE, "healthCheckNodePorts by whether they listen or cannot", "state"
 )
@@ -231,14 +389,28 @@ PROCESS_START = _row("process_start_time_seconds", _GAUGE, "When the process sta
 
 METRICS: tuple[Metric, ...] = tuple(_TABLE)
 
+# --- /metrics/slis: apart from the others, as kube-proxy has them ---
+
+HEALTHCHECK = Metric(
+    "kubernetes_healthcheck",
+    MetricType.GAUGE,
+    "[STABLE] Result of a health check when it was last asked for: 1 = healthy",
+    ("name", "type"),
+)
+HEALTHCHECKS = Metric(
+    "kubernetes_healthchecks_total",
+    MetricType.COUNTER,
+    "[STABLE] Health checks asked for, by result",
+    ("name", "type", "status"),
+)
+SLI_METRICS: tuple[Metric, ...] = (HEALTHCHECK, HEALTHCHECKS, PROCESS_START)
+
 # kube-proxy's metrics that would be numbers without a thing behind them, and why.
 NOT_SERVED: Mapping[str, str] = {
     "kubeproxy_sync_proxy_rules_iptables_*": "there are no iptables rules; `hansa_steps_total` counts what is written",
     "kubeproxy_iptables_*": "there are no iptables rules whose packets could be counted",
     "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total": "nothing is removed later than in the sync itself",
-    "kubeproxy_conntrack_reconciler_*": "dataplanes do not report flows that they cut apart from their other steps",
-    "rest_client_*": "hansa has its own API client; `hansa_sources_troubled` says whether it is connected",
-    "kubernetes_build_info, kubernetes_feature_enabled": "hansa is no Kubernetes release; see `hansa_build_info`",
+    "rest_client_exec_plugin_*, rest_client_transport_*": "parts of the Go client that hansa does not have",
     "workqueue_*, informer_*, go_*, apiserver_*": "parts of Go programs that hansa does not have",
 }
 
@@ -247,12 +419,13 @@ _Instrument = Counter | Gauge | Histogram
 
 
 class Metrics:
-    """The values of all metrics of the table. Labels are given in the table's order. Used by one thread."""
+    """The values of all metrics of one table. Labels are given in the table's order. Used by one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: tuple[Metric, ...] = METRICS) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        self._instruments: dict[Metric, _Instrument] = {metric: _instrument(metric, registry) for metric in METRICS}
-        self._unset = {metric for metric in METRICS if metric.type is MetricType.GAUGE}
+        self._table = table
+        self._instruments: dict[Metric, _Instrument] = {metric: _instrument(metric, registry) for metric in table}
+        self._unset = {metric for metric in table if metric.type is MetricType.GAUGE}
         self._totals: dict[tuple[Metric, tuple[str, ...]], float] = {}
 
     def add(self, metric: Metric, amount: float, *labels: str) -> None:
@@ -280,7 +453,7 @@ class Metrics:
 
     def text(self) -> str:
         """Everything in Prometheus's text format. A gauge appears once it is set, a labelled metric with a series."""
-        shown = (metric for metric in METRICS if metric not in self._unset)
+        shown = (metric for metric in self._table if metric not in self._unset)
         return "".join(f"{line}\n" for metric in shown for line in self._lines(metric))
 
     def _series(self, metric: Metric, labels: tuple[str, ...], kind: type[_Kind]) -> _Kind:

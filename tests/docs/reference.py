@@ -176,7 +176,7 @@ def metrics_table(*, own: bool) -> str:
             one.type.value,
             ", ".join(f"`{label}`" for label in one.labels),
             one.unit,
-            one.help.removeprefix("[ALPHA] "),
+            one.help.removeprefix(f"[{one.stability}] "),
         )
         for one in metrics.METRICS
         if one.is_own is own

@@ -115,7 +115,7 @@ async def test_probes_and_a_scrape_of_a_running_proxy(tmp_path: Path) -> None:
         assert values["kubeproxy_sync_proxy_rules_duration_seconds_count", "IPv4"] == 1
         assert values["hansa_health_check_ports", "listening"] == 1
         assert values["kubeproxy_proxy_healthz_total", "200"] == 1
-        assert values["hansa_host_calls_total", "create"] > 0
+        assert values["hansa_host_calls_total", "create", "ok"] > 0
         assert values["process_resident_memory_bytes",] > 10 * 2**20
         code, text = await get(session, f"{metrics}/debug/state?service=default/web")
         (web,) = json.loads(text)["services"]

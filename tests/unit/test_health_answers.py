@@ -47,6 +47,8 @@ NEW = EngineState(
     malformed={},
     changes={},
     changes_pending={},
+    conflicts=(),
+    faulty={},
     counts=Counts(syncs=Counter()),
     frontends=0,
     sources=("connecting",),

@@ -17,14 +17,25 @@ from tests.engine_stage import API, LISTED, START, Stage, in_loop, stage
 from hansa import metrics as table
 from hansa.api.change import Delete, Malformed, Upsert
 from hansa.api.objects import Kind, ObjectKey
-from hansa.dataplanes.base import Change, HostState, Outcome, Result, Shortfall, SyncReport, Verb
+from hansa.dataplanes.base import (
+    Change,
+    ConntrackRun,
+    HostState,
+    ObjectCounts,
+    Outcome,
+    Result,
+    Shortfall,
+    SyncReport,
+    Verb,
+)
 from hansa.engine import Engine, SyncRecord
 from hansa.errors import Fault
 from hansa.health_answers import Moment
-from hansa.meter import Identity, Meter, ProcessFacts
+from hansa.meter import FeatureGate, Identity, Meter, ProcessFacts
 from hansa.metrics import METRICS, NOT_SERVED, Metric, Metrics, MetricType, go_number
 from hansa.net import IPFamily
 from hansa.schedule import RunKind
+from hansa.sources.kubernetes.calls import ApiCall
 from hansa.testing import L1, L2, NODE, NODE_IP, R1, endpoint_slice, node, service
 
 laws = settings(max_examples=200, deadline=None, derandomize=True)
@@ -47,6 +58,25 @@ KUBE_PROXY: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
     "proxy_healthz_total": ("counter", ("code",), []),
     "proxy_livez_total": ("counter", ("code",), []),
     "sync_proxy_rules_nftables_sync_failures_total": ("counter", ("ip_family",), []),
+    "conntrack_reconciler_sync_duration_seconds": ("histogram", ("ip_family",), B1),
+    "conntrack_reconciler_deleted_entries_total": ("counter", ("ip_family",), []),
+}
+REST_S = "0.005 0.025 0.1 0.25 0.5 1 2 4 8 15 30 60".split()
+REST_BYTES = "64 256 512 1024 4096 16384 65536 262144 1.048576e+06 4.194304e+06 1.6777216e+07".split()
+BUILD = ("major", "minor", "git_version", "git_commit", "git_tree_state", "build_date", "go_version", "compiler")
+# The same for what every component of Kubernetes has.
+KUBERNETES: dict[str, tuple[str, tuple[str, ...], list[str], str]] = {
+    "rest_client_requests_total": ("counter", ("code", "method", "host"), [], "ALPHA"),
+    "rest_client_request_duration_seconds": ("histogram", ("verb", "host"), REST_S, "ALPHA"),
+    "rest_client_rate_limiter_duration_seconds": ("histogram", ("verb", "host"), REST_S, "ALPHA"),
+    "rest_client_request_size_bytes": ("histogram", ("verb", "host"), REST_BYTES, "ALPHA"),
+    "rest_client_response_size_bytes": ("histogram", ("verb", "host"), REST_BYTES, "ALPHA"),
+    "rest_client_request_retries_total": ("counter", ("code", "verb", "host"), [], "ALPHA"),
+    "kubernetes_build_info": ("gauge", (*BUILD, "platform"), [], "BETA"),
+    "kubernetes_feature_enabled": ("gauge", ("name", "stage"), [], "BETA"),
+    "registered_metrics_total": ("counter", ("stability_level", "deprecated_version"), [], "BETA"),
+    "disabled_metrics_total": ("counter", (), [], "BETA"),
+    "hidden_metrics_total": ("counter", (), [], "BETA"),
 }
 
 
@@ -95,9 +125,18 @@ def test_kube_proxys_metrics_have_its_names_types_labels_and_buckets() -> None:
         assert metric.help.startswith("[ALPHA] "), name
 
 
+def test_metrics_of_every_component_have_its_names_types_labels_and_buckets() -> None:
+    ours = {metric.name: metric for metric in METRICS if metric.stability and not metric.name.startswith("kubeproxy_")}
+    assert ours.keys() == KUBERNETES.keys()
+    for name, (kind, labels, buckets, stability) in KUBERNETES.items():
+        metric = ours[name]
+        assert (metric.type.value, metric.labels, metric.stability) == (kind, labels, stability), name
+        assert [go_number(bucket) for bucket in metric.buckets] == buckets, name
+
+
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_names_follow_prometheus_and_each_other(metric: Metric) -> None:
-    assert re.fullmatch(r"(kubeproxy|hansa|process)_[a-z_]+[a-z]", metric.name)
+    assert metric.name in KUBERNETES or re.fullmatch(r"(kubeproxy|hansa|process)_[a-z_]+[a-z]", metric.name)
     assert [one.name for one in METRICS].count(metric.name) == 1
     assert not any(re.fullmatch(f"(?:{name.replace('*', '.*')})", metric.name) for name in NOT_SERVED)
     assert bool(metric.buckets) is (metric.type is MetricType.HISTOGRAM)
@@ -299,7 +338,7 @@ async def test_drift_found_and_healed_steps_and_failures() -> None:
         assert found['hansa_pending_objects{ip_family="IPv4"}'] == 1
         assert found['hansa_pending_objects{ip_family="IPv6"}'] == 0
         assert found['hansa_start_steps{verb="create"}'] == 2, "what happens later is no part of the start"
-        assert found['hansa_host_calls_total{verb="call"}'] == 4
+        assert found['hansa_host_calls_total{verb="call",result="ok"}'] == 4
         assert str(web_key) in on.host
 
 
@@ -372,6 +411,39 @@ async def test_process_facts_and_identity() -> None:
         assert "process_max_fds" not in found
 
 
+def test_what_others_tell() -> None:
+    made = Metrics()
+    meter = Meter(made, Identity("1.2", "3.11.4", "windows", "linux/amd64", "cpython"))
+    meter.called(ApiCall("GET", "api:6443", "200", retried_code="503"))
+    meter.called(ApiCall("POST", "api:6443", "201", 0.2, request_bytes=300, response_bytes=700, waited_s=1.5))
+    meter.called(ApiCall("POST", "api:6443", "<error>", 0.2))
+    meter.event("SyncFailing", "sent")
+    meter.log_suppressed(3)
+    meter.features([FeatureGate("WinDSR", "", enabled=True), FeatureGate("Other", "ALPHA", enabled=False)])
+    text = made.text()
+    post = 'verb="POST",host="api:6443"'
+    for line in (
+        'rest_client_requests_total{code="200",method="GET",host="api:6443"} 1',
+        'rest_client_requests_total{code="<error>",method="POST",host="api:6443"} 1',
+        'rest_client_request_retries_total{code="503",verb="GET",host="api:6443"} 1',
+        f"rest_client_request_duration_seconds_count{{{post}}} 2",
+        f'rest_client_request_size_bytes_bucket{{{post},le="512"}} 2',
+        f"rest_client_response_size_bytes_sum{{{post}}} 700",
+        f"rest_client_rate_limiter_duration_seconds_sum{{{post}}} 1.5",
+        'hansa_events_total{reason="SyncFailing",outcome="sent"} 1',
+        "hansa_log_suppressed_total 3",
+        'kubernetes_feature_enabled{name="WinDSR",stage=""} 1',
+        'kubernetes_feature_enabled{name="Other",stage="ALPHA"} 0',
+        'kubernetes_build_info{major="1",minor="36",git_version="v1.36.2",git_commit="",git_tree_state="",'
+        'build_date="",go_version="python3.11.4",compiler="cpython",platform="linux/amd64"} 1',
+        f'registered_metrics_total{{stability_level="ALPHA",deprecated_version=""}} {len(KUBE_PROXY) + 6}',
+        "disabled_metrics_total 0",
+        "hidden_metrics_total 0",
+    ):
+        assert f"{line}\n" in text, line
+    assert 'rest_client_request_duration_seconds_count{verb="GET"' not in text, "a watch has no duration"
+
+
 def recorded(report: SyncReport, engine: Engine, dataplane: str = "windows", **fields: Any) -> str:
     """The text after one run with this report."""
     made = Metrics()
@@ -395,12 +467,30 @@ async def test_what_only_some_dataplanes_report() -> None:
             pending_by_family={IPFamily.IPV6: ("k",)},
             host_calls=3,
             calls_by_verb={"create": 2, "open": 1},
+            call_errors={("create", "0x803b0013"): 1},
+            call_times=(("open", 0.25),),
+            objects={"load balancer": ObjectCounts(3, 2, 1), "frontend": ObjectCounts(5)},
+            adopted={"load balancer": 2},
+            backing_off={"conflict": 1},
+            conntrack={IPFamily.IPV4: ConntrackRun(0.5, 7)},
         )
         text = recorded(report, on.engine)
         assert 'hansa_disruptive_steps_total{object="load balancer"} 1\n' in text
         assert 'hansa_step_failures_total{class="rejected"} 1\n' in text
         assert 'hansa_shortfalls{feature="source-ranges"} 2\n' in text
-        assert 'hansa_host_calls_total{verb="create"} 2\n' in text
+        assert 'hansa_host_calls_total{verb="create",result="ok"} 1\n' in text
+        assert 'hansa_host_calls_total{verb="create",result="error"} 1\n' in text
+        assert 'hansa_host_calls_total{verb="open",result="error"} 0\n' in text
+        assert 'hansa_host_call_errors_total{verb="create",code="0x803b0013"} 1\n' in text
+        assert 'hansa_host_call_duration_seconds_sum{verb="open"} 0.25\n' in text
+        assert 'hansa_host_objects{object="load balancer",state="desired"} 3\n' in text
+        assert 'hansa_host_objects{object="load balancer",state="foreign"} 1\n' in text
+        assert 'hansa_host_objects{object="frontend",state="desired"} 5\n' in text
+        assert 'hansa_host_objects{object="frontend",state="foreign"}' not in text
+        assert 'hansa_adopted_objects{object="load balancer"} 2\n' in text
+        assert 'hansa_backoff_objects{class="conflict"} 1\n' in text
+        assert 'kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 7\n' in text
+        assert 'kubeproxy_conntrack_reconciler_sync_duration_seconds_sum{ip_family="IPv4"} 0.5\n' in text
         assert "nftables_sync_failures" not in text
         text = recorded(report, on.engine, "nftables")
         assert 'nftables_sync_failures_total{ip_family="IPv6"} 1\n' in text

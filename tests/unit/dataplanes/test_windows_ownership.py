@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.dataplanes.windows_node import HOST_MAC, SERVICE_CIDR
 
 from hansa.dataplanes.windows.backoff import Backoff
-from hansa.dataplanes.windows.journal import JournalFile
+from hansa.dataplanes.windows.journal import REWRITE_BEYOND, JournalFile
 from hansa.dataplanes.windows.objects import conjured_mac, kube_proxy_mac
 from hansa.dataplanes.windows.observe import claims_of
 from hansa.dataplanes.windows.ownership import (
@@ -179,6 +179,31 @@ def test_journal_file(tmp_path: Path) -> None:
     again = JournalFile(str(path)).load()
     assert (again.made, again.taken_over, again.not_echoed) == ({SOME}, True, {"source VIP"})
     assert len(path.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_intents_survive_until_it_is_known_what_came_of_them(tmp_path: Path) -> None:
+    file = JournalFile(str(tmp_path / "journal"))
+    journal = file.load()
+    journal.record_intent("10.96.0.10:80/tcp", '{"FrontendVIPs":["10.96.0.10"]}', lasting=True)
+    journal.record_intent("endpoint 10.40.4.7", "{}", lasting=True)
+    journal.record_intent("10.96.0.11:80/tcp", "{}", lasting=False)
+    journal.record_settled("endpoint 10.40.4.7")
+    file.append(journal)
+    for _ in range(2):  # as appended, and as shortened
+        again = JournalFile(str(tmp_path / "journal")).load()
+        assert again.intents == {"10.96.0.10:80/tcp": '{"FrontendVIPs":["10.96.0.10"]}'}
+
+
+def test_a_journal_stays_short_on_a_node_where_pods_come_and_go(tmp_path: Path) -> None:
+    file = JournalFile(str(tmp_path / "journal"))
+    journal = file.load()
+    journal.record_made(NETWORK)
+    for _ in range(3 * REWRITE_BEYOND):
+        journal.record_made(SOME)
+        journal.record_deleted(SOME)
+        file.append(journal)
+    assert len((tmp_path / "journal").read_text(encoding="utf-8").splitlines()) <= REWRITE_BEYOND + 2
+    assert JournalFile(str(tmp_path / "journal")).load().made == {NETWORK}
 
 
 def test_a_damaged_journal_costs_marks_only(tmp_path: Path) -> None:

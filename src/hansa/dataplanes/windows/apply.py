@@ -86,7 +86,7 @@ class WindowsDataplane:
         ownership = Ownership(self._journal.made, takeover=config.windows.takeover and not self._journal.taken_over)
         self._situation = Situation(self._wanted, self._observed, ownership, not_echoed=self._journal.not_echoed)
         observer = Observer(client, self._observed)
-        self._executor = Executor(client, observer, self._situation, self._journal)
+        self._executor = Executor(client, observer, self._situation, self._journal, self._write_journal)
         self._backoff = Backoff(rng)
         self._status = Status()
         self._dirty = Touched()
@@ -143,6 +143,7 @@ class WindowsDataplane:
         quiet = WindowsDataplane(self._client, config, mac_of=self._mac_of, rng=random.Random(0), clock=self._clock)
         quiet._journal.made.update(self._journal.made)
         quiet._journal.not_echoed.update(self._journal.not_echoed)
+        quiet._journal.intents.update(self._journal.intents)
         ownership = self._situation.ownership
         quiet._situation.ownership.takeover = ownership.takeover
         quiet._situation.ownership.grace_over = ownership.grace_over
@@ -326,6 +327,9 @@ class WindowsDataplane:
             if look:  # something was not as remembered: see what it is, and let those places try again at once
                 self._look(now, audit=False)
         self._drifted.clear()
+        self._write_journal()
+
+    def _write_journal(self) -> None:
         self._journal_file.append(self._journal)
 
     def _make_dirty(self, key: RetryKey) -> None:
@@ -357,7 +361,7 @@ class WindowsDataplane:
                 self._backoff.clear(key)
                 self._results.append(Result(step.change, Outcome.DONE if wrote else Outcome.SKIPPED))
             finally:
-                self._journal_file.append(self._journal)  # what HNS has made must not outlive our knowing of it
+                self._write_journal()  # what HNS has made must not outlive our knowing of it
             if key in self._drifted:
                 self._drift.append(step.change)
         return look

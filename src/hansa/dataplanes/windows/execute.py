@@ -7,6 +7,7 @@ earlier failure has made pointless, or wrong, does nothing. Evidence: windows-pr
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from contextlib import suppress
 from typing import TypeVar, assert_never
 
 from hansa.dataplanes.base import Verb
@@ -22,7 +23,7 @@ from hansa.dataplanes.windows.compare import (
     plan_frontend,
 )
 from hansa.dataplanes.windows.objects import DesiredEndpoint, DesiredLoadBalancer
-from hansa.dataplanes.windows.observe import HnsDown, Observer, raise_if_down
+from hansa.dataplanes.windows.observe import Observer, claims_of, raise_if_down
 from hansa.dataplanes.windows.ownership import OWNER, Journal, Standing, balancer_guid, endpoint_guid
 from hansa.dataplanes.windows.plan import (
     DeleteEndpoint,
@@ -50,6 +51,7 @@ from hansa.rules.model import FrontendKey
 
 ALREADY_EXISTS = 0x800700B7
 GIVE_UP_AFTER = 3  # answers "exhausted" in one pass, after which no more load balancers without DSR are tried (F44)
+_ENDPOINT_PLACE = "endpoint "  # how the journal names the place of an endpoint; others are frontends
 T = TypeVar("T", HnsEndpoint, HnsLoadBalancer)
 
 
@@ -66,14 +68,21 @@ class StepFailed(DataplaneError):
 class Executor:
     """Performs one step at a time. exhausted: how often HNS had no room for a load balancer, reset by each pass."""
 
-    def __init__(self, client: HnsClient, observer: Observer, situation: Situation, journal: Journal) -> None:
+    def __init__(
+        self,
+        client: HnsClient,
+        observer: Observer,
+        situation: Situation,
+        journal: Journal,
+        write_journal: Callable[[], None],
+    ) -> None:
+        """write_journal: bring the journal's news to where a later process finds them."""
         self._client = client
         self._observer = observer
         self._situation = situation
         self._journal = journal
+        self._write_journal = write_journal
         self.exhausted = 0
-        self._unsure: list[tuple[DesiredLoadBalancer, frozenset[Guid]]] = []
-        self._unsure_endpoints: set[Address] = set()
 
     def begin(self) -> None:
         """A new pass: what the last one was told about full ports no longer counts."""
@@ -129,7 +138,10 @@ class Executor:
 
     def _replace_balancer(self, plan: FrontendPlan) -> None:
         assert plan.guid is not None
+        assert plan.desired is not None
         self._refuse_if_closed(plan)
+        # Before the delete: writing to a disk has no place between the two calls.
+        self._intend(HnsKind.LOAD_BALANCER, plan.frontend, _document(plan.desired, plan.endpoints))
         self._delete_balancer(plan.guid)
         self._create_balancer(plan)
 
@@ -143,13 +155,8 @@ class Executor:
         self._refuse_if_closed(plan)
         frontend = plan.frontend
         asked = balancer_guid(frontend, self._situation.generations.get(frontend, 0))
-        document = encode(balancer_object(plan.desired, plan.endpoints, OWNER))
-        try:
-            made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)
-        except (StepFailed, HnsDown):
-            self._unsure.append((plan.desired, plan.endpoints))
-            raise
-        self._journal.record_made(made.guid)
+        document = _document(plan.desired, plan.endpoints)
+        made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)
         self._note_marks(made.guid == asked or made.owner == OWNER)
         self._situation.observed.put_balancer(made)
         self._note_silence(plan.desired, made)
@@ -158,28 +165,37 @@ class Executor:
             raise StepFailed(ErrorClass.REJECTED, f"HNS made it, but {differ(differences)}")
 
     def claim(self) -> None:
-        """A create that failed may have made something all the same: the reply may be what got lost, or a load
-        balancer without frontend is left (hcn.md 5.10 B3).
+        """Judge what HNS was asked to make and has not confirmed: the reply may have got lost, this process may have
+        been killed before it could note the GUID, or a load balancer without frontend is left (hcn.md 5.10 B3).
 
         Where HNS keeps neither our GUID nor our Owner, content and place tell that it is what we asked for. To be
-        called whenever memory has been brought up to date: then all that failed before has been judged.
+        called whenever memory has been brought up to date: then all that is unsure has been judged.
         """
-        situation = self._situation
-        observed = situation.observed
-        for desired, endpoints in self._unsure:
-            vips = () if desired.key.vip is None else (desired.key.vip,)
-            partial = [observed.balancers[guid] for guid in sorted(observed.placeless)]
-            for left in (*partial, *observed.at_frontend(desired.key.frontend)):
-                same = left.frontend_vips == vips and left.source_vip == desired.source_vip
-                if same and not left.owner and frozenset(left.endpoints) == endpoints:
-                    self._journal.record_made(left.guid)
-        for address in self._unsure_endpoints:
-            for endpoint in observed.at_address(address):
-                if situation.ownership.of_endpoint(endpoint, situation.network) is Standing.UNMARKED:
-                    self._journal.record_made(endpoint.guid)
-        if observed.seen_all:
-            self._unsure.clear()
-            self._unsure_endpoints.clear()
+        for place, document in list(self._journal.intents.items()):
+            with suppress(MalformedHnsObject):  # a journal may be damaged: that costs a mark, never a wrong write
+                if place.startswith(_ENDPOINT_PLACE):
+                    self._claim_endpoint(decode_endpoint(document))
+                else:
+                    self._claim_balancer(decode_load_balancer(document))
+            if self._situation.observed.seen_all:
+                self._journal.record_settled(place)
+
+    def _claim_balancer(self, asked: HnsLoadBalancer) -> None:
+        observed = self._situation.observed
+        found = [observed.balancers[guid] for guid in sorted(observed.placeless)]
+        for frontend in claims_of(asked):
+            found.extend(observed.at_frontend(frontend))
+        for left in found:
+            same = left.frontend_vips == asked.frontend_vips and left.source_vip == asked.source_vip
+            if same and not left.owner and frozenset(left.endpoints) == frozenset(asked.endpoints):
+                self._journal.record_made(left.guid)
+
+    def _claim_endpoint(self, asked: HnsEndpoint) -> None:
+        for address in asked.addresses:
+            for found in self._situation.observed.at_address(address):
+                same = found.remote and found.addresses == asked.addresses and not found.owner
+                if same and found.mac_address == asked.mac_address and found.provider_address == asked.provider_address:
+                    self._journal.record_made(found.guid)
 
     def _modify_balancer(self, plan: FrontendPlan, without: Set[Address]) -> None:
         assert plan.desired is not None
@@ -232,12 +248,7 @@ class Executor:
         situation = self._situation
         asked = endpoint_guid(situation.network, desired.address, situation.generations.get(desired.address, 0))
         document = encode(endpoint_object(desired, situation.network, OWNER))
-        try:
-            made = self._create(HnsKind.ENDPOINT, desired.address, asked, document, decode_endpoint)
-        except (StepFailed, HnsDown):
-            self._unsure_endpoints.add(desired.address)
-            raise
-        self._journal.record_made(made.guid)
+        made = self._create(HnsKind.ENDPOINT, desired.address, asked, document, decode_endpoint)
         self._note_marks(made.guid == asked or made.owner == OWNER)
         situation.observed.put_endpoint(made)
         if not made.mac_address:
@@ -307,6 +318,7 @@ class Executor:
         decode: Callable[[str], T],
     ) -> T:
         network = self._situation.network if kind is HnsKind.ENDPOINT else None
+        place = self._intend(kind, key, document)
         try:
             made = decode(self._client.create(kind, document, guid=asked, network=network))
         except HnsError as error:
@@ -321,7 +333,20 @@ class Executor:
             raise StepFailed(ErrorClass.TRANSIENT, str(error), look=True) from error
         if made.guid == ZERO_GUID:
             raise StepFailed(ErrorClass.TRANSIENT, "HNS made it, but does not tell its GUID", look=True)
+        self._journal.record_made(made.guid)
+        self._journal.record_settled(place)
         return made
+
+    def _intend(self, kind: HnsKind, key: FrontendKey | Address, document: str) -> str:
+        """Note what HNS is about to be asked: until its answer is noted, only content tells whose the object is.
+
+        Returns the place under which it is noted.
+        """
+        place = f"{_ENDPOINT_PLACE}{key}" if kind is HnsKind.ENDPOINT else str(key)
+        if self._journal.intents.get(place) != document:
+            self._journal.record_intent(place, document, lasting=not self._situation.ownership.marks_kept)
+            self._write_journal()
+        return place
 
     def _delete(self, kind: HnsKind, guid: Guid) -> None:
         """One immediate second try: HNS of Server 2019 fails now and then (F05). What is gone needs no deleting.
@@ -348,6 +373,10 @@ class Executor:
     def _note_marks(self, kept: bool) -> None:
         if kept:
             self._situation.ownership.marks_kept = True
+
+
+def _document(desired: DesiredLoadBalancer, endpoints: frozenset[Guid]) -> str:
+    return encode(balancer_object(desired, endpoints, OWNER))
 
 
 def is_ours(situation: Situation, guid: Guid) -> bool:

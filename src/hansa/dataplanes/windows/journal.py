@@ -1,4 +1,7 @@
-"""The journal's file: appended after writes, rewritten at start. Loss of it, or of its end, is harmless."""
+"""The journal's file: appended around writes, rewritten at start and when most of it is past.
+
+Loss of it, or of its end, costs marks: an object may then be taken for somebody else's, never the other way round.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ from pathlib import Path
 
 from hansa.dataplanes.windows.ownership import Journal, read_journal
 
+# Lines beyond which the file is rewritten if it has become this many times as long as its content: a week of pods
+# coming and going on a busy node fits into a few hundred kilobytes.
+REWRITE_BEYOND, REWRITE_RATIO = 4096, 4
+
 
 class JournalFile:
     """`path` "" keeps the journal in memory only. `fault` says why the file cannot be used, "" = it can."""
@@ -14,6 +21,7 @@ class JournalFile:
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
         self.fault = ""
+        self._lines = 0
 
     def load(self) -> Journal:
         """What earlier runs left behind; the file is shortened. Empty if there is none or it cannot be read."""
@@ -43,13 +51,18 @@ class JournalFile:
             self.fault = f"journal {self._path}: {error.strerror or error}"
             return
         self.fault = ""
+        self._lines += len(journal.news)
         journal.news.clear()
+        if self._lines > max(REWRITE_BEYOND, REWRITE_RATIO * (len(journal.made) + len(journal.intents))):
+            self._rewrite(journal)
 
     def _rewrite(self, journal: Journal) -> None:
         assert self._path is not None
         fresh = self._path.with_name(self._path.name + ".new")
         try:
-            fresh.write_text("".join(f"{line}\n" for line in journal.lines()), encoding="utf-8")
+            lines = journal.lines()
+            fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             os.replace(fresh, self._path)
+            self._lines = len(lines)
         except OSError as error:
             self.fault = f"journal {self._path}: {error.strerror or error}"

@@ -19,6 +19,7 @@ from hansa.rules.model import FrontendKey
 
 OWNER = "hansa"
 _NAMESPACE = uuid.UUID("6d3c9f0e-5b57-4d0a-9a5e-7f2c8a1b4e10")
+_TAB = "\t"  # between place and document; JSON as it is written here has none
 GENERATIONS = 256  # the last byte of a GUID
 # The API server's default --service-node-port-range; leftovers of kube-proxy without address are sought in it.
 DEFAULT_NODE_PORTS = range(30000, 32768)
@@ -135,15 +136,23 @@ class JournalEntry(enum.Enum):
     DELETED = "-"
     TAKEN_OVER = "!"  # leftovers of another proxy are cleared; from now on takeover is off
     NOT_ECHOED = "?"  # a field that this HNS does not tell back
+    INTENDED = ">"  # a document that HNS is about to be asked to make
+    SETTLED = "<"  # what came of it is known
 
 
 @dataclass(slots=True)
 class Journal:
-    """What should survive a restart, tolerant of loss. `news` are lines not yet written."""
+    """What should survive a restart, tolerant of loss. `news` are lines not yet written.
+
+    intents: documents in HCN's words that HNS was asked to make and of which it is not known whether it did, with their
+    place (a frontend or an address as text). Only where HNS may keep no mark: there an object whose maker was killed
+    before it could note the GUID is recognised by its content.
+    """
 
     made: set[Guid] = field(default_factory=set)
     taken_over: bool = False
     not_echoed: set[str] = field(default_factory=set)
+    intents: dict[str, str] = field(default_factory=dict)
     news: list[str] = field(default_factory=list)
 
     def record_made(self, guid: Guid) -> None:
@@ -155,6 +164,16 @@ class Journal:
         if guid in self.made:
             self.made.discard(guid)
             self.news.append(f"{JournalEntry.DELETED.value}{guid}")
+
+    def record_intent(self, place: str, document: str, *, lasting: bool) -> None:
+        """lasting: also for a later process; needless where HNS keeps a mark."""
+        self.intents[place] = document
+        if lasting:
+            self.news.append(f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}")
+
+    def record_settled(self, place: str) -> None:
+        if self.intents.pop(place, None) is not None:
+            self.news.append(f"{JournalEntry.SETTLED.value}{place}")
 
     def record_taken_over(self) -> None:
         if not self.taken_over:
@@ -170,7 +189,11 @@ class Journal:
         """The whole content in its shortest form."""
         taken_over = [JournalEntry.TAKEN_OVER.value] if self.taken_over else []
         not_echoed = [f"{JournalEntry.NOT_ECHOED.value}{name}" for name in sorted(self.not_echoed)]
-        return taken_over + not_echoed + [f"{JournalEntry.MADE.value}{guid}" for guid in sorted(self.made)]
+        made = [f"{JournalEntry.MADE.value}{guid}" for guid in sorted(self.made)]
+        intents = [
+            f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}" for place, document in sorted(self.intents.items())
+        ]
+        return taken_over + not_echoed + made + intents
 
 
 def read_journal(lines: Iterable[str]) -> Journal:
@@ -186,4 +209,10 @@ def read_journal(lines: Iterable[str]) -> Journal:
             journal.taken_over = True
         elif mark == JournalEntry.NOT_ECHOED.value and content:
             journal.not_echoed.add(content)
+        elif mark == JournalEntry.INTENDED.value:
+            place, tab, document = content.partition(_TAB)
+            if tab and place:
+                journal.intents[place] = document
+        elif mark == JournalEntry.SETTLED.value:
+            journal.intents.pop(content, None)
     return journal

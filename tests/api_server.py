@@ -10,8 +10,9 @@
 
 It lists in consistent pages with continue tokens, watches from any version it still remembers, streams initial events,
 sends bookmarks, translates events for selectors, compresses, checks tokens, client certificates and permissions, and
-can be told to fail, to be slow, to keep an answer back, and to go away and come back on the same port. `requests` records
-what it was asked, `forbidden` what it refused for lack of permission.
+can be told to fail, to be slow, to keep an answer back, and to go away and come back on the same port. `requests`
+records what it was asked, `forbidden` what it refused for lack of permission. It takes Events as a real one does, with
+its checks, and keeps them in `told`.
 Evidence: Kubernetes API concepts; what the API server of 1.36 was seen to answer.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
@@ -46,6 +48,7 @@ API_VERSIONS = {
     "Node": "v1",
     "ServiceCIDR": "networking.k8s.io/v1",
 }
+EVENTS = "/apis/events.k8s.io/v1"
 CLUSTER_WIDE = ("Node", "ServiceCIDR")
 INITIAL_EVENTS_END = {"k8s.io/initial-events-end": "true"}
 
@@ -98,7 +101,7 @@ class Mood:
     refuse_watch_list: status for streaming lists, 0 = it can do them. missing: kinds that answer 404. delay_s: before
     each answer. gzip: compress lists if the client accepts that. gone_as_status: a watch from a forgotten version is
     answered with HTTP 410, not with an ERROR event. permitted: what the account may do, None = everything; what else it
-    asks for is answered with 403.
+    asks for is answered with 403. terminating: namespaces in which nothing new may be made.
     """
 
     refuse_watch_list: int = 0
@@ -107,6 +110,7 @@ class Mood:
     gzip: bool = False
     gone_as_status: bool = False
     permitted: Set[Access] | None = None
+    terminating: set[str] = field(default_factory=set)
 
 
 class ApiServer:
@@ -116,6 +120,7 @@ class ApiServer:
         self.mood = mood or Mood()
         self.requests: list[Asked] = []
         self.forbidden: list[Access] = []
+        self.told: dict[Identity, Manifest] = {}
         self.version = 1000
         self._tls = tls
         self._objects: dict[str, dict[Identity, Manifest]] = {kind: {} for kind in RESOURCES}
@@ -143,6 +148,8 @@ class ApiServer:
         application = web.Application(middlewares=[self._authorize])
         for kind, path in RESOURCES.items():
             application.router.add_get(path, self._handler(kind))
+        application.router.add_post(f"{EVENTS}/namespaces/{{namespace}}/events", self._create_event)
+        application.router.add_patch(f"{EVENTS}/namespaces/{{namespace}}/events/{{name}}", self._patch_event)
         # As in a real server, a watch ends when its client goes.
         self._runner = web.AppRunner(
             application, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.01, access_log=None
@@ -297,6 +304,47 @@ class ApiServer:
 
         return handle
 
+    async def _create_event(self, request: web.Request) -> web.Response:
+        refusal = await self._event_refusal(request)
+        if refusal is not None:
+            return refusal
+        event, namespace = await request.json(), request.match_info["namespace"]
+        identity = (namespace, event["metadata"]["name"])
+        faults = event_faults(event, namespace)
+        if faults:
+            return _refuse(422, "Invalid", f'Event.events.k8s.io "{identity[1]}" is invalid: {"; ".join(faults)}')
+        if identity in self.told:
+            return _refuse(409, "AlreadyExists", f'events "{identity[1]}" already exists')
+        self.told[identity] = event
+        return web.json_response(event, status=201)
+
+    async def _patch_event(self, request: web.Request) -> web.Response:
+        refusal = await self._event_refusal(request)
+        if refusal is not None:
+            return refusal
+        assert request.content_type == "application/merge-patch+json"
+        identity = (request.match_info["namespace"], request.match_info["name"])
+        if identity not in self.told:
+            return _refuse(404, "NotFound", f'events.events.k8s.io "{identity[1]}" not found')
+        change = await request.json()
+        if set(change) != {"series"}:
+            return _refuse(422, "Invalid", "field is immutable")
+        self.told[identity] |= change
+        return web.json_response(self.told[identity])
+
+    async def _event_refusal(self, request: web.Request) -> web.Response | None:
+        self.requests.append(Asked("Event", dict(request.query), dict(request.headers)))
+        for which, gate in self._holds:
+            if which(self.requests[-1]):
+                await gate.wait()
+        namespace = request.match_info["namespace"]
+        if namespace in self.mood.terminating:
+            text = f"unable to create new content in namespace {namespace} because it is being terminated"
+            status = _status(403, "Forbidden", text)
+            status["details"] = {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}
+            return web.json_response(status, status=403)
+        return self._refusal("Event", request)
+
     def _refusal(self, kind: str, request: web.Request) -> web.Response | None:
         if self._failures:
             code, retry_after_s = self._failures.pop(0)
@@ -367,6 +415,28 @@ class ApiServer:
         finally:
             self._watches.discard(watcher)
         return response
+
+
+def event_faults(event: Manifest, namespace: str) -> list[str]:
+    """What a server of 1.36 refuses in a new Event. Evidence: Kubernetes, validation of events.k8s.io/v1."""
+    faults = []
+    regarding = event.get("regarding", {})
+    if event["metadata"].get("namespace") != namespace:
+        faults.append("metadata.namespace: does not match the request")
+    if regarding.get("namespace", "") != namespace and (regarding.get("namespace") or namespace != "default"):
+        faults.append("involvedObject.namespace: does not match event.namespace")
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", event.get("eventTime", "")):
+        faults.append("eventTime: Required value")
+    for name, most in (("reportingController", 0), ("reportingInstance", 128), ("action", 128), ("reason", 128)):
+        if not event.get(name) or (most and len(event[name]) > most):
+            faults.append(f"{name}: Required value, or too long")
+    if len(event.get("note", "").encode()) > 1024:
+        faults.append("note: can have at most 1024 bytes")
+    if event.get("type") not in ("Normal", "Warning"):
+        faults.append("type: Invalid value")
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", event["metadata"].get("name", "")):
+        faults.append("metadata.name: Invalid value")
+    return faults
 
 
 Selects = Callable[[Manifest], bool]

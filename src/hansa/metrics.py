@@ -338,7 +338,7 @@ HOST_CALL_DURATION = _row(
 HOST_OBJECTS = _row(
     "hansa_host_objects",
     _GAUGE,
-    "Objects by kind, as of the last comparison with the host: desired, observed (ours, on the host), foreign (others')",
+    "Objects by kind as of the last comparison with the host: desired, observed (ours on the host), foreign (others')",
     "object",
     "state",
 )

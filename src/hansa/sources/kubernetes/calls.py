@@ -1,4 +1,4 @@
-"""ApiCall: one request to the API server, as metrics count it."""
+"""What requests to the API server cost, as metrics count it, and how many may be made. Pure."""
 
 from __future__ import annotations
 
@@ -31,3 +31,26 @@ NO_ANSWER = "<error>"
 
 def ignore(_: ApiCall) -> None:
     """For whoever does not count."""
+
+
+class RateLimit:
+    """Lets `burst` requests go at once and `qps` a second after that, as kube-proxy's client does."""
+
+    def __init__(self, qps: float, burst: int) -> None:
+        self._qps = qps
+        self._most = float(max(1, burst))
+        self._left = self._most
+        self._at: float | None = None
+
+    def reserve(self, now: float) -> float:
+        """Take a turn; returns how many seconds it is away.
+
+        >>> limit = RateLimit(qps=2, burst=1)
+        >>> limit.reserve(0.0), limit.reserve(0.0), limit.reserve(0.0), limit.reserve(10.0)
+        (0.0, 0.5, 1.0, 0.0)
+        """
+        if self._at is not None:
+            self._left = min(self._most, self._left + (now - self._at) * self._qps)
+        self._at = now
+        self._left -= 1
+        return max(0.0, -self._left / self._qps)

@@ -12,12 +12,14 @@ import tempfile
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Self, assert_never
+from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from hansa import __version__
@@ -25,6 +27,7 @@ from hansa.api.change import Change, Upsert
 from hansa.api.objects import Kind, Node
 from hansa.config import Config
 from hansa.errors import ConfigError, Fault, SourceError
+from hansa.sources.kubernetes.calls import NO_ANSWER, ApiCall, OnCall, RateLimit, ignore
 from hansa.sources.kubernetes.credentials import EXEC_INFO_VARIABLE, Issued, exec_info, parse_exec_credential
 from hansa.sources.kubernetes.kubeconfig import (
     SERVICE_ACCOUNT_FOLDER,
@@ -45,10 +48,11 @@ from hansa.sources.kubernetes.lines import LineSplitter
 from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, Request, Watch, WatchSettings
 from hansa.sources.selection import NODES_PATH, Selection, selection
 
-__all__ = ["ClientSettings", "KubernetesSource", "load_connection", "read_nodes"]
+__all__ = ["ClientSettings", "EventClient", "KubernetesSource", "Written", "load_connection", "read_nodes"]
 
 USER_AGENT = f"hansa/{__version__} (kube-proxy compatible)"
 LONGEST_REFUSAL_BYTES = 64 * 1024  # of a refusal only the Status is read, which is far shorter
+BAD_REQUEST = 400  # the first status that is a failure
 QUEUED_BATCHES = 16  # when the engine is slower than the server, the rest waits in the server's socket
 PLUGIN_OUTPUT_SHOWN = 300  # characters of a failed plugin's error output in the status line
 
@@ -65,6 +69,7 @@ class ClientSettings:
     watch_idle_s: API servers send a bookmark about once a minute, so a watch that is silent for longer than two is
     taken for dead; where a server sends none, asking again is cheap. list_idle_s: the same for all other answers.
     compress: ask for gzip, None = unless the server is this machine (it inflates 290 MB/s; libraries.md section 2).
+    qps, burst: the client's own limit on requests, None = none: watches need very few.
     """
 
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -73,6 +78,8 @@ class ClientSettings:
     watch_idle_s: float = 150.0
     plugin_timeout_s: float = 60.0
     compress: bool | None = None
+    qps: float | None = None
+    burst: int = 10
 
 
 class KubernetesSource:
@@ -80,6 +87,7 @@ class KubernetesSource:
 
     Losing the server changes nothing but `status`. The slices are listed after the Services, so that the first lists
     do not stand in memory at once. An API server without ServiceCIDRs has, for this proxy, none of them.
+    `on_call` hears of every request, of `event_client` too; it may be set at any time.
     """
 
     def __init__(self, connection: Connection, config: Config, settings: ClientSettings | None = None) -> None:
@@ -87,6 +95,15 @@ class KubernetesSource:
         self._config = config
         self._settings = settings or ClientSettings()
         self._followers: tuple[_Follower, ...] = ()
+        self._limit = None if self._settings.qps is None else RateLimit(self._settings.qps, self._settings.burst)
+        self.on_call: OnCall = ignore
+
+    def event_client(self) -> EventClient:
+        """Another way to the same server, with the same credentials and under the same limit."""
+        return EventClient(self._connection, self._settings, _Calls(self._call, self._limit))
+
+    def _call(self, call: ApiCall) -> None:
+        self.on_call(call)
 
     @property
     def status(self) -> str:
@@ -118,7 +135,7 @@ class KubernetesSource:
         followers[Kind.ENDPOINT_SLICE].starts_after = followers[Kind.SERVICE].synced
         self._followers = tuple(followers.values())
         async with _session(self._connection, settings) as session:
-            api = _Api(self._connection, settings, session)
+            api = _Api(self._connection, settings, session, _Calls(self._call, self._limit))
             tasks = [
                 asyncio.create_task(one.run(api, queue), name=f"watch {one.watch.kind}") for one in self._followers
             ]
@@ -174,64 +191,237 @@ class _Follower:
         self.next_at = now + self.watch.closed(now, random.random(), fault=fault)
 
 
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What requests are told to, and limited by."""
+
+    on_call: OnCall = ignore
+    limit: RateLimit | None = None
+
+
 class _Api:
     """Performs requests, with whatever credentials and certificates are good at the moment."""
 
-    def __init__(self, connection: Connection, settings: ClientSettings, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        settings: ClientSettings,
+        session: aiohttp.ClientSession,
+        calls: _Calls,
+    ) -> None:
         self._connection = connection
         self._settings = settings
         self._session = session
+        self._calls = calls
+        self._host = urlsplit(connection.server).netloc
         self._access = _Access(connection, settings.plugin_timeout_s)
+        self._failed: dict[str, str] = {}  # by path, the code of the last answer if it was a failure
 
     async def ask(self, request: Request, watch: Watch, deliver: Deliver) -> None:
         """One request from beginning to end; each part of the answer goes to the machine as it arrives."""
+        call = await self._begin("GET", request.path)
+        try:
+            async with self._send("GET", request.path, await self._access.grant(), request=request) as answer:
+                call.code = str(answer.status)
+                if request.is_stream and answer.status == OK:
+                    self._end(call, is_stream=True)
+                try:
+                    call.response_bytes = await _receive(answer, watch, deliver, is_stream=request.is_stream)
+                except asyncio.CancelledError:
+                    if answer.connection is not None and answer.connection.transport is not None:
+                        # A goodbye of TLS waits for the server's, and whoever cancels may not be there to hear it.
+                        answer.connection.transport.abort()
+                    raise
+        finally:
+            self._end(call, is_stream=request.is_stream)
+
+    async def write(self, method: str, path: str, body: bytes, content_type: str) -> tuple[int, bytes, str]:
+        """Send something; returns the status, the first part of the answer, and its Retry-After.
+
+        Raises SourceError if there was no answer.
+        """
+        call = await self._begin(method, path)
+        call.request_bytes = len(body)
+        try:
+            grant = await self._access.grant()
+            async with self._send(method, path, grant, body=body, content_type=content_type) as answer:
+                call.code = str(answer.status)
+                said = await answer.content.read(LONGEST_REFUSAL_BYTES)
+                call.response_bytes = len(said)
+                return answer.status, said, answer.headers.get("Retry-After", "")
+        except (aiohttp.ClientError, OSError) as error:
+            raise SourceError(f"{self._connection.server}: {_describe(error)}") from error
+        finally:
+            self._end(call, is_stream=False)
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        grant: _Grant,
+        *,
+        request: Request | None = None,
+        body: bytes | None = None,
+        content_type: str = "",
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         settings = self._settings
-        grant = await self._access.grant()
-        response = self._session.get(
-            URL(self._connection.server + request.path).with_query(request.query),
-            headers=grant.headers,
+        is_stream = request is not None and request.is_stream
+        async with self._session.request(
+            method,
+            URL(self._connection.server + path).with_query(request.query if request is not None else None),
+            data=body,
+            headers={**grant.headers, **({"Content-Type": content_type} if content_type else {})},
             ssl=grant.tls,
             server_hostname=self._connection.tls_server_name or None,
             proxy=self._connection.proxy,
             allow_redirects=False,  # they would carry the credentials elsewhere
             timeout=aiohttp.ClientTimeout(
                 sock_connect=settings.connect_timeout_s,
-                sock_read=settings.watch_idle_s if request.is_stream else settings.list_idle_s,
+                sock_read=settings.watch_idle_s if is_stream else settings.list_idle_s,
             ),
-        )
-        async with response as answer:
+        ) as answer:
             if answer.status == UNAUTHORIZED:
                 self._access.refused(grant)
-            try:
-                await _receive(answer, watch, deliver, is_stream=request.is_stream)
-            except asyncio.CancelledError:
-                if answer.connection is not None and answer.connection.transport is not None:
-                    # A goodbye of TLS waits for the server's, and whoever cancels may not be there to hear it.
-                    answer.connection.transport.abort()
-                raise
+            yield answer
+
+    async def _begin(self, method: str, path: str) -> _Call:
+        waited_s = None
+        if self._calls.limit is not None:
+            waited_s = self._calls.limit.reserve(time.monotonic())
+            await asyncio.sleep(waited_s)
+        return _Call(method, path, time.monotonic(), waited_s)
+
+    def _end(self, call: _Call, *, is_stream: bool) -> None:
+        if call.is_told:
+            return
+        call.is_told = True
+        retried = self._failed.pop(call.path, "")
+        if not call.code.isdecimal() or int(call.code) >= BAD_REQUEST:
+            self._failed[call.path] = call.code
+        told = ApiCall(call.method, self._host, call.code, waited_s=call.waited_s, retried_code=retried)
+        if not is_stream:
+            told = replace(
+                told,
+                duration_s=time.monotonic() - call.started_at,
+                request_bytes=call.request_bytes,
+                response_bytes=call.response_bytes,
+            )
+        self._calls.on_call(told)
 
 
-async def _receive(answer: aiohttp.ClientResponse, watch: Watch, deliver: Deliver, *, is_stream: bool) -> None:
+@dataclass(slots=True)
+class _Call:
+    """A request under way."""
+
+    method: str
+    path: str
+    started_at: float
+    waited_s: float | None
+    code: str = NO_ANSWER
+    request_bytes: int = 0
+    response_bytes: int = 0
+    is_told: bool = False
+
+
+async def _receive(answer: aiohttp.ClientResponse, watch: Watch, deliver: Deliver, *, is_stream: bool) -> int:
+    """Returns how many bytes came."""
     if answer.status != OK:
         body = await answer.content.read(LONGEST_REFUSAL_BYTES)
         retry_after = answer.headers.get("Retry-After", "")
-        retry_after_s = float(retry_after) if retry_after.isdecimal() else 0.0
-        await deliver(watch.receive_status(answer.status, body=body, retry_after_s=retry_after_s))
-        return
+        await deliver(watch.receive_status(answer.status, body=body, retry_after_s=_seconds(retry_after)))
+        return len(body)
     watch.receive_status(OK)
     if not is_stream:
         page = await answer.read()
         with _collector_paused():
             batch = watch.receive_page(page)
         await deliver(batch)
-        return
+        return len(page)
     lines = LineSplitter()
+    size = 0
     async for chunk in answer.content.iter_any():
+        size += len(chunk)
         with nullcontext() if watch.is_synced else _collector_paused():
             batch = tuple(change for line in lines.feed(chunk) for change in watch.receive_line(line))
         await deliver(batch)
         if watch.is_over:
-            return
+            break
+    return size
+
+
+def _seconds(retry_after: str) -> float:
+    return float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the server said to a write: HTTP status, and of a refusal its reason and text. retry_after_s: 0 = not said.
+
+    causes: reasons of the refusal's details, like `NamespaceTerminating`.
+    """
+
+    code: int
+    reason: str = ""
+    message: str = ""
+    causes: tuple[str, ...] = ()
+    retry_after_s: float = 0.0
+
+
+class EventClient:
+    """Writes Events; a context that holds the connection. Every method raises SourceError if there is no answer."""
+
+    def __init__(self, connection: Connection, settings: ClientSettings, calls: _Calls) -> None:
+        self._connection = connection
+        self._settings = replace(settings, list_idle_s=settings.connect_timeout_s)
+        self._calls = calls
+
+    async def __aenter__(self) -> Self:
+        self._session = _session(self._connection, self._settings)
+        self._api = _Api(self._connection, self._settings, self._session, self._calls)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def create(self, namespace: str, event: Mapping[str, object]) -> Written:
+        return await self._write("POST", _events_path(namespace), event, "application/json")
+
+    async def patch(self, namespace: str, name: str, change: Mapping[str, object]) -> Written:
+        path = f"{_events_path(namespace)}/{name}"
+        return await self._write("PATCH", path, change, "application/merge-patch+json")
+
+    async def _write(self, method: str, path: str, document: Mapping[str, object], content_type: str) -> Written:
+        body = msgspec.json.encode(document)
+        code, said, retry_after = await self._api.write(method, path, body, content_type)
+        if code < BAD_REQUEST:
+            return Written(code)
+        try:
+            status = msgspec.json.decode(said, type=_Refusal)
+        except msgspec.DecodeError:
+            status = _Refusal()
+        causes = tuple(cause.reason for cause in status.details.causes) if status.details is not None else ()
+        return Written(code, status.reason, status.message, causes, _seconds(retry_after))
+
+
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct):
+    causes: list[_Cause] = []
+
+
+class _Refusal(msgspec.Struct):
+    """What of a Status of the API is read."""
+
+    reason: str = ""
+    message: str = ""
+    details: _Details | None = None
+
+
+def _events_path(namespace: str) -> str:
+    return f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +534,7 @@ async def read_nodes(connection: Connection, settings: ClientSettings | None = N
         found.extend(batch)
 
     async with _session(connection, settings) as session:
-        api = _Api(connection, settings, session)
+        api = _Api(connection, settings, session, _Calls())
         while not watch.is_synced:
             try:
                 await api.ask(watch.next_request(time.monotonic(), random.random()), watch, deliver)

@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-windows check format bench golden docs docs-serve lock clean
+.PHONY: dist dist-windows manifests fuzz
+.PHONY: help demo test test-windows check format bench golden docs docs-serve wire lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -16,6 +17,9 @@ help: ## list the targets
 
 .venv/docs.stamp: requirements/docs.txt .venv/run.stamp
 	tools/prepare docs
+
+.venv/fuzz.stamp: requirements/fuzz.txt .venv/dev.stamp
+	tools/prepare fuzz
 
 demo: .venv/run.stamp ## an emulated Windows node, from empty to healed (no root, no cluster, no Windows)
 	$(BIN)/hansa demo $(ARGS)
@@ -48,11 +52,27 @@ docs: .venv/docs.stamp ## build the documentation into site/
 docs-serve: .venv/docs.stamp ## show the documentation at http://127.0.0.1:8000
 	$(BIN)/mkdocs serve -a 127.0.0.1:8000
 
+wire: .venv/dev.stamp ## write the gRPC messages anew from their .proto files
+	$(BIN)/python tools/make-wire
+
+dist: .venv/dev.stamp ## wheel and source archive, into dist/
+	$(BIN)/python tools/make_dist.py
+
+dist-windows: .venv/dev.stamp ## a folder for Windows nodes, as a zip; EMBED=python-3.X.Y-embed-amd64.zip puts Python in
+	$(BIN)/python tools/make_dist.py --windows $(EMBED)
+
+manifests: .venv/dev.stamp ## write deploy/kubernetes/ out of the chart
+	$(BIN)/python tools/render_chart.py
+
+fuzz: .venv/fuzz.stamp ## random bytes into every decoder; ARGS="--seconds 60 --only NAME"
+	$(BIN)/python fuzz/run.py $(ARGS)
+
 lock: ## resolve the dependencies anew (needs uv)
 	uv pip compile -q --universal --upgrade --generate-hashes pyproject.toml -o requirements/run.txt
 	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/run.txt --extra kpng pyproject.toml -o requirements/kpng.txt
 	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/kpng.txt requirements/dev.in -o requirements/dev.txt
 	uv pip compile -q --universal --upgrade --generate-hashes -c requirements/run.txt requirements/docs.in -o requirements/docs.txt
+	uv pip compile -q --universal --upgrade --generate-hashes requirements/fuzz.in -o requirements/fuzz.txt
 
 clean: ## remove what the targets made
-	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -47,7 +47,8 @@ def test_what_is_installed_runs_without_the_repository(made: Path, tmp_path: Pat
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     code = (
         f"import sys; sys.path[:0] = [{str(target)!r}]; sys.path.append({packages!r}); "
-        "import hansa; print(hansa.__file__); sys.argv[1:] = ['demo', '--manifests']; from hansa.cli import main; main()"
+        "sys.argv[1:] = ['demo', '--manifests']; import hansa; print(hansa.__file__); "
+        "from hansa.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rules"}),
     frozenset({"services"}),
     frozenset({"api"}),
-    frozenset({"net", "errors", "config", "schedule", "metrics"}),
+    frozenset({"net", "errors", "config", "kubeproxy", "schedule", "metrics"}),
 )
 
 # Modules that do I/O (the `!` of the house plan). Everything else is pure and importable on any system.
@@ -37,6 +37,7 @@ EDGES = frozenset(
         "cli.app",
         "cli.options",
         "cli.planes",
+        "cli.proxy",
         "engine",
         "health",
         "lock",

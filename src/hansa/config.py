@@ -15,6 +15,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import assert_never
 
 from hansa.errors import ConfigError, Fault
+from hansa.kubeproxy.gates import ALLOW_SERVICE_EXTERNAL_IPS, GATES, judge
+from hansa.kubeproxy.keys import KEYS
+from hansa.kubeproxy.keys import KIND as _KIND
 from hansa.net import Address, IPFamily, Prefix, address_port, family_of, parse_address, parse_prefix
 
 
@@ -85,7 +88,7 @@ class LinuxConfig:
     """What the kernel of a Linux node is set to at the start; None = what it has is left alone.
 
     max_per_core, min_entries: size of the connection table, by processor and at least. ip_forward: both families'
-    forwarding is switched on; without it, what is switched off is only told.
+    forwarding is switched on; without it, what is switched off is only told. oom_score_adj: of this process.
     """
 
     max_per_core: int | None = None
@@ -96,6 +99,7 @@ class LinuxConfig:
     udp_timeout_s: float | None = None
     udp_stream_timeout_s: float | None = None
     ip_forward: bool = False
+    oom_score_adj: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ def make_config(values: Mapping[str, object], *, node_name: str) -> Config:
         masquerade_all=reader.flag(reader.given_path("masqueradeAll"), default=False),
         node_port_addresses=_read_node_port_addresses(reader),
         localhost_node_ports=reader.flag(reader.given_path("localhostNodePorts"), default=False),
-        allow_external_ips=_read_gates(reader).get("AllowServiceExternalIPs", True),
+        allow_external_ips=_read_gates(reader).get(ALLOW_SERVICE_EXTERNAL_IPS, True),
         min_sync_period_s=min_sync_period_s,
         sync_period_s=sync_period_s,
         full_sync_period_s=reader.period("fullSyncPeriod", default=default.full_sync_period_s),
@@ -233,7 +237,8 @@ def ignored_settings(values: Mapping[str, object]) -> tuple[Fault, ...]:
         if reason is not None and value not in (None, "", [], {}):
             found.append(Fault(path, f"has no effect: {reason}"))
     reader = _Reader(values)
-    for gate in sorted(_read_gates(reader).keys() - _LOCKED_GATES - {"AllowServiceExternalIPs"}):
+    locked = {gate.name for gate in GATES.values() if gate.locked}
+    for gate in sorted(_read_gates(reader).keys() - locked - {ALLOW_SERVICE_EXTERNAL_IPS}):
         found.append(Fault(f"featureGates.{gate}", "has no effect: hansa has no such gate"))
     return tuple(found)
 
@@ -268,98 +273,106 @@ def config_warnings(config: Config, node_families: frozenset[IPFamily]) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A key that `make_config` reads: its path, what may stand there, and what it does."""
+    """A key that `make_config` reads: its path, what may stand there, and what it does.
+
+    flag: the name of the flag of `hansa proxy` that stands for it; "" where kube-proxy has one, or none is needed.
+    """
 
     path: str
     form: str
     meaning: str
+    flag: str = ""
 
 
-# hansa's own keys stand last in each group; all others are KubeProxyConfiguration's.
-SETTINGS: tuple[Setting, ...] = (
-    Setting("hostnameOverride", "name", "this node's name; default: the host name, trimmed, in lower case"),
-    Setting("bindAddress", "address", "replaces the Node's primary IP; unspecified (0.0.0.0, ::) means: do not"),
+# What KubeProxyConfiguration does not have. Those without a flag have kube-proxy's, by way of a section of its file.
+OWN_SETTINGS: tuple[Setting, ...] = (
     Setting(
-        "healthzBindAddress",
-        "IP, IP:port or off",
-        "where /healthz, /livez and /readyz are; [::]:10256 if bindAddress is IPv6; off: nowhere",
+        "winkernel.sourceVipEndpoint",
+        "name",
+        "HNS endpoint whose address is the source VIP, if that is not given",
+        flag="source-vip-endpoint",
     ),
     Setting(
-        "metricsBindAddress",
-        "IP, IP:port or off",
-        "where /metrics and its like are; [::1]:10249 if bindAddress is IPv6; off: nowhere",
+        "winkernel.createSourceVip",
+        "bool",
+        "whether hansa makes the source VIP's endpoint",
+        flag="create-source-vip",
     ),
-    Setting("bindAddressHardFail", "bool", "end when one of these ports is taken, instead of trying again every 5 s"),
-    Setting("clusterCIDR", "CIDR or IPv4,IPv6 pair", "where pods are, for detectLocalMode ClusterCIDR"),
+    Setting("winkernel.journalPath", "path", "where the ids of own objects are noted", flag="journal-path"),
     Setting(
-        "detectLocalMode",
-        "word",
-        "how a pod of this node is recognised: " + ", ".join(m.value for m in DetectLocalMode),
+        "winkernel.callBudget",
+        "count",
+        "HNS calls per pass; the rest follows at once in the next",
+        flag="hns-call-budget",
     ),
-    Setting("detectLocal.bridgeInterface", "name", "the bridge of pods, for BridgeInterface"),
-    Setting("detectLocal.interfaceNamePrefix", "text", "how interfaces of pods begin, for InterfaceNamePrefix"),
-    Setting("nodePortAddresses", "[primary], or CIDRs, or []", "local addresses that serve node ports; [] = all"),
-    Setting("featureGates.AllowServiceExternalIPs", "bool", "false: spec.externalIPs of Services is ignored"),
-    Setting("mode", "word", "nftables: the section nftables counts below instead of iptables; nothing else"),
-    Setting("iptables.syncPeriod", "duration", "as syncPeriod, which wins"),
-    Setting("iptables.minSyncPeriod", "duration", "as minSyncPeriod, which wins"),
-    Setting("iptables.masqueradeAll", "bool", "as masqueradeAll, which wins"),
-    Setting("iptables.localhostNodePorts", "bool", "as localhostNodePorts, which wins"),
-    Setting("nftables.syncPeriod", "duration", "as syncPeriod, in mode nftables"),
-    Setting("nftables.minSyncPeriod", "duration", "as minSyncPeriod, in mode nftables"),
-    Setting("nftables.masqueradeAll", "bool", "as masqueradeAll, in mode nftables"),
-    Setting("conntrack.maxPerCore", "count", "Linux: entries of the connection table by processor; 0 = as it is"),
-    Setting("conntrack.min", "count", "Linux: entries of the connection table at least; 0 = as it is"),
-    Setting("conntrack.tcpEstablishedTimeout", "duration", "Linux: how long idle connections are known; 0 = as it is"),
-    Setting("conntrack.tcpCloseWaitTimeout", "duration", "Linux: the same for half closed ones; 0 = as it is"),
-    Setting("conntrack.tcpBeLiberal", "bool", "Linux: TCP packets outside the window count as valid; false = as it is"),
-    Setting("conntrack.udpTimeout", "duration", "Linux: how long a question without answer is known; 0 = as it is"),
-    Setting("conntrack.udpStreamTimeout", "duration", "Linux: the same for UDP with answers; 0 = as it is"),
-    Setting("winkernel.networkName", "name", "the HNS network; default: environment KUBE_NETWORK, else the only one"),
     Setting(
-        "winkernel.sourceVip",
-        "address",
-        "source of traffic that the node sends on; default on l2bridge: node IP; overlay needs one",
+        "winkernel.passBudget",
+        "duration",
+        "time per pass; the rest follows at once in the next",
+        flag="hns-pass-budget",
     ),
-    Setting("winkernel.enableDSR", "bool", "direct server return for ClusterIP load balancers"),
-    Setting("winkernel.rootHnsEndpointName", "name", "HNS endpoint of the host, behind health check load balancers"),
-    Setting("winkernel.forwardHealthCheckVip", "bool", "load balancers for the health check ports of ingress VIPs"),
     Setting(
-        "winkernel.sourceVipEndpoint", "name", "HNS endpoint whose address is the source VIP, if that is not given"
+        "winkernel.verifyPerPeriod", "count", "objects read in full per check, in turn", flag="hns-verify-per-period"
     ),
-    Setting("winkernel.createSourceVip", "bool", "whether hansa makes the source VIP's endpoint"),
-    Setting("winkernel.journalPath", "path", "where the ids of own objects are noted"),
-    Setting("winkernel.callBudget", "count", "HNS calls per pass; the rest follows at once in the next"),
-    Setting("winkernel.passBudget", "duration", "time per pass; the rest follows at once in the next"),
-    Setting("winkernel.verifyPerPeriod", "count", "objects read in full per check, in turn"),
     Setting("syncPeriod", "duration", "a failed sync is repeated after this time"),
     Setting("minSyncPeriod", "duration", "pause after a sync before the next; 0 = none"),
-    Setting("fullSyncPeriod", "duration", "all rules are handed to the dataplane anew after this time"),
-    Setting("fullCheckPeriod", "duration", "the host is compared with the rules; default: syncPeriod"),
+    Setting(
+        "fullSyncPeriod",
+        "duration",
+        "all rules are handed to the dataplane anew after this time",
+        flag="full-sync-period",
+    ),
+    Setting(
+        "fullCheckPeriod",
+        "duration",
+        "the host is compared with the rules; default: syncPeriod",
+        flag="full-check-period",
+    ),
     Setting("masqueradeAll", "bool", "masquerade everything sent to a ClusterIP"),
     Setting("localhostNodePorts", "bool", "node ports on 127.0.0.1 too, where the dataplane can"),
-    Setting("proxyName", "name", "handle only Services with this service-proxy-name label"),
-    Setting("ipForward", "bool", "Linux: switch forwarding on at the start; false: only tell if it is off"),
-    Setting("takeover", "bool", "whether leftovers of kube-proxy may be deleted"),
-    Setting("criticalServices", "list of namespace/name", "Services that go first in every sync"),
+    Setting("proxyName", "name", "handle only Services with this service-proxy-name label", flag="service-proxy-name"),
+    Setting(
+        "ipForward",
+        "bool",
+        "Linux: switch forwarding on at the start; false: only tell if it is off",
+        flag="ip-forward",
+    ),
+    Setting("takeover", "bool", "whether leftovers of kube-proxy may be deleted", flag="takeover"),
+    Setting(
+        "criticalServices",
+        "list of namespace/name",
+        "Services that go first in every sync",
+        flag="critical-services",
+    ),
 )
+# Sections that are about the process and not about the proxy; `hansa run` has options of its own for them.
+_OF_THE_PROCESS = ("clientConnection", "logging", "enableProfiling")
+_GATE = f"featureGates.{ALLOW_SERVICE_EXTERNAL_IPS}"
 
-_LOCKED_GATES = frozenset({"MultiCIDRServiceAllocator", "PreferSameTrafficDistribution", "WinDSR", "WinOverlay"})
-_KIND = "KubeProxyConfiguration"
-# KubeProxyConfiguration keys that are known and not read here. A prefix covers everything below it.
-_IGNORED: Mapping[str, str] = {
-    "clientConnection": "the API connection has settings of its own",
-    "configSyncPeriod": "objects are watched, never listed again on a timer",
-    "enableProfiling": "there is no Go profile to serve",
-    "iptables.masqueradeBit": "the nftables dataplane marks with bit 14 (0x4000) and takes it off before packets leave",
-    "ipvs": "hansa's periods stand at top level, and no ipvs mode is configured here",
-    "logging": "logging has settings of its own",
-    "nftables.masqueradeBit": "the mark is always bit 14 (0x4000), and is taken off before packets leave",
-    "oomScoreAdj": "left to the host",
-    "portRange": "unused by kube-proxy too",
-    "showHiddenMetricsForVersion": "there are no hidden metrics",
-    "windowsRunAsService": "the service wrapper decides",
-}
+
+def _settings() -> Iterator[Setting]:
+    for key in KEYS:
+        if key.planes and key.path.partition(".")[0] not in _OF_THE_PROCESS:
+            path, form = (_GATE, "bool") if key.path == "featureGates" else (key.path, key.form or key.type.value)
+            yield Setting(path, form, key.meaning)
+    yield from OWN_SETTINGS
+
+
+SETTINGS: tuple[Setting, ...] = tuple(_settings())
+
+
+def _ignored() -> Iterator[tuple[str, str]]:
+    """Keys that are known and not read here, whole sections as one. A path covers everything below it."""
+    for path in _OF_THE_PROCESS:
+        yield path, "`hansa proxy` reads it; `hansa run` has options for that"
+    for key in KEYS:
+        if not key.planes and key.path.partition(".")[0] not in _OF_THE_PROCESS:
+            section = key.path.rpartition(".")[0]
+            alike = all(not one.planes for one in KEYS if one.path.startswith(f"{section}."))
+            yield (section if section and alike else key.path), key.why
+
+
+_IGNORED: Mapping[str, str] = dict(_ignored())
 _DOCUMENT = frozenset({"apiVersion", "kind"})
 _SECTIONED: Mapping[str, tuple[str, ...]] = {
     "syncPeriod": ("iptables", "nftables"),
@@ -392,6 +405,32 @@ def parse_duration(text: str) -> float:
         raise ValueError(f"{text!r} is not a duration: expected a number with a unit, like 30s, 500ms or 1h15m")
     seconds = math.fsum(float(number) * _UNIT_S[unit] for number, unit in _DURATION_PART.findall(text))
     return -seconds if text.startswith("-") else seconds
+
+
+def go_duration(seconds: float) -> str:
+    """A duration as Go prints it.
+
+    >>> go_duration(0), go_duration(0.5), go_duration(30), go_duration(90.25), go_duration(3600)
+    ('0s', '500ms', '30s', '1m30.25s', '1h0m0s')
+    """
+    nanoseconds = round(seconds * 1e9)
+    if nanoseconds < 0:
+        return f"-{go_duration(-seconds)}"
+    for unit, size in (("ns", 1), ("\N{MICRO SIGN}s", 1_000), ("ms", 1_000_000)):
+        if 0 < nanoseconds < size * 1000:
+            return f"{_decimal(nanoseconds, size)}{unit}"
+    minutes, rest = divmod(nanoseconds, 60_000_000_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_decimal(rest, 1_000_000_000)}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _decimal(value: int, size: int) -> str:
+    whole, rest = divmod(value, size)
+    fraction = str(rest).zfill(len(str(size)) - 1).rstrip("0") if rest else ""
+    return f"{whole}.{fraction}" if fraction else str(whole)
 
 
 class _Reader:
@@ -454,6 +493,16 @@ class _Reader:
             return value
         self.fault(path, f"{_shown(value)} is not a whole number above 0")
         return default
+
+    def integer(self, path: str, least: int, most: int) -> int | None:
+        """A whole number between two others; None = not given."""
+        value = self.get(path)
+        if isinstance(value, str) and re.fullmatch(r"-?\d+", value, re.ASCII):
+            value = int(value)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value <= most):
+            return value
+        self.fault(path, f"{_shown(value)} is not a whole number from {least} to {most}")
+        return None
 
     def limit(self, path: str) -> int | None:
         """A whole number above 0; None = 0 or not given, which leave things as they are."""
@@ -686,9 +735,8 @@ def _read_gates(reader: _Reader) -> Mapping[str, bool]:
     gates = _Reader({"featureGates": given})
     found = {str(name): gates.flag(f"featureGates.{name}", default=True) for name in sorted(given, key=str)}
     reader.faults.extend(gates.faults)
-    for name in sorted(found.keys() & _LOCKED_GATES):
-        if not found[name]:
-            reader.fault(f"featureGates.{name}", "is locked to true", remedy="remove it")
+    for name, text in judge(found).faults.items():
+        reader.fault(f"featureGates.{name}", text, remedy="remove it")
     return found
 
 
@@ -705,6 +753,7 @@ def _read_linux(reader: _Reader) -> LinuxConfig:
         udp_timeout_s=time_s("udpTimeout"),
         udp_stream_timeout_s=time_s("udpStreamTimeout"),
         ip_forward=reader.flag("ipForward", default=False),
+        oom_score_adj=reader.integer("oomScoreAdj", -1000, 1000),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, assert_never
 
 from hansa.api.objects import ServiceKey
-from hansa.config import OFF, BindAddress, Config, NodePortAddresses
+from hansa.config import OFF, BindAddress, Config, NodePortAddresses, go_duration
 from hansa.engine import EngineState
 from hansa.health_answers import Moment, rfc3339
 from hansa.pipeline import Pipeline
@@ -65,6 +65,7 @@ def config_document(config: Config, mode: str) -> dict[str, Any]:
             "udpStreamTimeout": _duration_or_none(linux.udp_stream_timeout_s),
         },
         "ipForward": linux.ip_forward,
+        "oomScoreAdj": linux.oom_score_adj,
         "winkernel": {
             "networkName": windows.network_name,
             "sourceVip": _joined(windows.source_vip),
@@ -97,30 +98,6 @@ def _node_port_addresses(accepted: NodePortAddresses) -> list[str]:
 
 def _duration_or_none(seconds: float | None) -> str | None:
     return None if seconds is None else go_duration(seconds)
-
-
-def go_duration(seconds: float) -> str:
-    """A duration as Go prints it.
-
-    >>> go_duration(0), go_duration(0.5), go_duration(30), go_duration(90.25), go_duration(3600)
-    ('0s', '500ms', '30s', '1m30.25s', '1h0m0s')
-    """
-    nanoseconds = round(seconds * 1e9)
-    for unit, size in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
-        if 0 < nanoseconds < size * 1000:
-            return f"{_decimal(nanoseconds, size)}{unit}"
-    minutes, rest = divmod(nanoseconds, 60_000_000_000)
-    hours, minutes = divmod(minutes, 60)
-    text = f"{_decimal(rest, 1_000_000_000)}s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
-
-
-def _decimal(value: int, size: int) -> str:
-    whole, rest = divmod(value, size)
-    fraction = str(rest).zfill(len(str(size)) - 1).rstrip("0") if rest else ""
-    return f"{whole}.{fraction}" if fraction else str(whole)
 
 
 # --- /debug/state ---
@@ -177,7 +154,7 @@ def state_head(state: EngineState, moment: Moment, *, node_name: str, mode: str)
 
 def service_keys(pipeline: Pipeline) -> list[ServiceKey]:
     """Every Service known or with rules in force, by name."""
-    return sorted(pipeline.store.services.keys() | pipeline.rules.services)
+    return sorted(pipeline.services | pipeline.rules.services)
 
 
 def service_documents(pipeline: Pipeline, keys: Iterable[ServiceKey]) -> list[dict[str, Any]]:

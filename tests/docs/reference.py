@@ -19,7 +19,7 @@ from typer.core import TyperArgument, TyperGroup, TyperOption
 import hansa
 from hansa import cli, config, metrics
 from hansa.cli.app import app
-from hansa.dataplanes.windows.backoff import NEVER, PACES
+from hansa.dataplanes.windows.backoff import PACES
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER
 from hansa.dataplanes.windows.sight import FIRST_PROBE_S, LONGEST_PROBE_S
 from hansa.explain.defects import DEFECTS
@@ -100,26 +100,7 @@ _FIELDS = {
     "conntrack.min": "min_entries",
 }
 # Keys that KubeProxyConfiguration does not have.
-OWN = frozenset(
-    {
-        "winkernel.sourceVipEndpoint",
-        "winkernel.createSourceVip",
-        "winkernel.journalPath",
-        "winkernel.callBudget",
-        "winkernel.passBudget",
-        "winkernel.verifyPerPeriod",
-        "syncPeriod",
-        "minSyncPeriod",
-        "fullSyncPeriod",
-        "fullCheckPeriod",
-        "masqueradeAll",
-        "localhostNodePorts",
-        "proxyName",
-        "ipForward",
-        "takeover",
-        "criticalServices",
-    }
-)
+OWN = frozenset(one.path for one in config.OWN_SETTINGS)
 
 
 def settings(*, own: bool) -> str:
@@ -196,11 +177,8 @@ def error_classes() -> str:
     rows = []
     for one in ErrorClass:
         pace = PACES[one]
-        if pace.first_s == NEVER:
-            pauses = "no retry until what is wanted, or the host, changes"
-        else:
-            spread = f", ±{pace.jitter:.0%}" if pace.jitter else ""
-            pauses = f"{pace.first_s:g} s, doubled up to {pace.longest_s:g} s{spread}"
+        spread = f", ±{pace.jitter:.0%}" if pace.jitter else ""
+        pauses = f"{pace.first_s:g} s, doubled up to {pace.longest_s:g} s{spread}"
         rows.append((f"`{one.value}`", _REACTIONS[one], pauses))
     return _table(("class", "what hansa does", "pauses between tries"), rows)
 
@@ -208,7 +186,8 @@ def error_classes() -> str:
 _REACTIONS: dict[ErrorClass, str] = {
     ErrorClass.GONE: "looks at HNS again and plans again, in the same pass; believed only while HNS answers",
     ErrorClass.TRANSIENT: "tries this one object again later; all others go on",
-    ErrorClass.REJECTED: "reports it with HNS's words: the same document would be refused again",
+    ErrorClass.REJECTED: "reports it with HNS's words and tries again slowly: the same document is likely "
+    "to be refused again; at once if what is wanted, or the host, changes",
     ErrorClass.CONFLICT: "looks who holds the place: adopts or replaces what is its own, reports what is another's",
     ErrorClass.UNAVAILABLE: "ends the pass, concludes nothing about any object, asks by one cheap call "
     f"({FIRST_PROBE_S:g} s, doubled up to {LONGEST_PROBE_S:g} s), then reads everything anew",

@@ -108,6 +108,7 @@ def test_every_setting_reaches_the_configuration() -> None:
             "udpStreamTimeout": "6s",
         },
         ipForward=True,
+        oomScoreAdj=-999,
     )
     untouched = Config(node_name="n1")
     assert config.node_name == "other"

@@ -70,11 +70,15 @@ def split_documents(text: str) -> Iterator[Document]:
         begin = end
 
 
-def load(document: Document) -> object:
-    """The value of a document. Raises YamlFault."""
+def load(document: Document, doubled: list[str] | None = None) -> object:
+    """The value of a document. Raises YamlFault.
+
+    doubled: takes what is to be said of keys that are given twice, of which the last counts; None = they are a fault.
+    """
     try:
         loader = _Loader(document.text)
         loader.first_line = document.first_line
+        loader.doubled = doubled
         try:
             value: object = loader.get_single_data()
         finally:
@@ -99,6 +103,7 @@ class _Loader(_Base):  # type: ignore[misc]  # chosen at import
     """Plain values only; see the module for what differs from PyYAML's."""
 
     first_line = 1
+    doubled: list[str] | None = None
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
@@ -109,6 +114,9 @@ class _Loader(_Base):  # type: ignore[misc]  # chosen at import
             key = (key_node.tag, key_node.value)
             if key in seen:
                 problem = f"the key {key_node.value!r} is given twice, first in line {self.first_line + seen[key].line}"
+                if self.doubled is not None:
+                    self.doubled.append(problem)
+                    continue
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen[key] = key_node.start_mark
         mapping: dict[Hashable, object] = super().construct_mapping(node, deep=deep)

@@ -552,7 +552,7 @@ def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]
     Raises ConfigError with everything that is wrong. Evidence: operations.md section 8.
     """
     if kubeconfig:
-        path = Path(_on_host(kubeconfig, environment))
+        path = Path(on_host(kubeconfig, environment))
         try:
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
@@ -563,7 +563,7 @@ def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]
         return _relocated(parse_kubeconfig(text, folder=folder, master=master, environment=environment), environment)
     if master:
         return master_connection(master, environment=environment)
-    folder = _on_host(SERVICE_ACCOUNT_FOLDER, environment)
+    folder = on_host(SERVICE_ACCOUNT_FOLDER, environment)
     contents: dict[str, bytes | None] = {"token": None, "ca.crt": None}
     for name in contents:
         with suppress(OSError):  # None says so; what it means is decided below
@@ -577,7 +577,7 @@ def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]
     )
 
 
-def _on_host(path: str, environment: Mapping[str, str]) -> str:
+def on_host(path: str, environment: Mapping[str, str]) -> str:
     """Where a path of a HostProcess container lies on the host; the path itself if it is there as it stands."""
     mount_point = environment.get(MOUNT_POINT_VARIABLE, "")
     if not mount_point or Path(path).exists():
@@ -589,13 +589,13 @@ def _on_host(path: str, environment: Mapping[str, str]) -> str:
 
 def _relocated(connection: Connection, environment: Mapping[str, str]) -> Connection:
     def of(pem: Pem | None) -> Pem | None:
-        return PemFile(_on_host(pem.path, environment)) if isinstance(pem, PemFile) else pem
+        return PemFile(on_host(pem.path, environment)) if isinstance(pem, PemFile) else pem
 
     pair, credentials = connection.client_certificate, connection.credentials
     if pair is not None:
         pair = ClientCertificate(of(pair.certificate) or pair.certificate, of(pair.key) or pair.key)
     if isinstance(credentials, TokenFile):
-        credentials = TokenFile(_on_host(credentials.path, environment))
+        credentials = TokenFile(on_host(credentials.path, environment))
     return replace(connection, ca=of(connection.ca), client_certificate=pair, credentials=credentials)
 
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypedDict, TypeVar, assert_never
 
-from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
+from hansa.api.change import Delete, Malformed, Synced, Upsert
 from hansa.api.objects import Kind, Node, ObjectKey
 from hansa.config import Config
 from hansa.dataplanes.base import Dataplane, HostState, Outcome, Result, Shortfall, SyncReport
@@ -342,12 +342,12 @@ class Engine:
             health_checks=self._reached.health_checks,
             node_port_addresses=self._reached.node_port_addresses,
             without_local=self._reached.without_local,
-            objects={Kind.SERVICE: len(store.services), Kind.ENDPOINT_SLICE: len(store.slices)},
+            objects={Kind.SERVICE: len(self._pipeline.services), Kind.ENDPOINT_SLICE: len(store.slices)},
             malformed=Counter(key.kind for key in store.malformed),
             changes=dict(changes),
             changes_pending=changes - self._taken.changes,
             conflicts=self._conflicts,
-            faulty=dict(self._log.faulty),
+            faulty={**store.skipped, **store.malformed},
             counts=self.counts,
             frontends=len(self._pipeline.rules),
             sources=tuple(source.status for source in self._sources),
@@ -713,7 +713,7 @@ class _EngineLog:
         self._failing: dict[str, str] = {}
         self._shortfalls: frozenset[Shortfall] = frozenset()
         self._conditions: frozenset[str] = frozenset()
-        self.faulty: dict[ObjectKey, tuple[Fault, ...]] = {}
+        self._faulty: dict[ObjectKey, tuple[Fault, ...]] = {}
         self._state: HostState | None = None
 
     def line(self, level: int, event: str, **fields: object) -> None:
@@ -746,13 +746,13 @@ class _EngineLog:
                     continue
                 case _:
                     assert_never(change)
-            if faults == self.faulty.get(key, ()):
+            if faults == self._faulty.get(key, ()):
                 continue
             if faults:
-                self.faulty[key] = faults
+                self._faulty[key] = faults
                 self.line(logging.WARNING, event, object=key, faults="; ".join(str(fault) for fault in faults))
             else:
-                del self.faulty[key]
+                del self._faulty[key]
                 self.line(logging.INFO, "object mended", object=key)
 
     def run(self, record: SyncRecord, outcome: SyncReport | Exception) -> None:

@@ -32,7 +32,7 @@ from hansa.rules.build import build_rules
 from hansa.rules.model import FrontendKey, FrontendKind, Rule, RuleChanges, Surroundings
 from hansa.rules.ruleset import RuleSet, frontend_order
 from hansa.rules.surroundings import make_surroundings
-from hansa.services.model import ServicePortView
+from hansa.services.model import GivenView, ServicePortView
 from hansa.services.node import node_facts
 from hansa.services.store import Store, Touched
 from hansa.services.view import build_view
@@ -83,6 +83,7 @@ class Pipeline:
         self._store = Store(config)
         self._rules = RuleSet()
         self._surroundings: Surroundings | None = None  # None: there has been no message yet
+        self._given: dict[ServiceKey, tuple[ServicePortView, ...]] = {}  # of Services that somebody else has judged
         self._touched: set[ServiceKey] = set()
         self._everything = False
         self._addresses_changed = False
@@ -93,9 +94,12 @@ class Pipeline:
         self._failed: set[ServiceKey] = set()
         self._failures: dict[ServiceKey | ObjectKey, Exception] = {}
 
-    def apply(self, batch: Iterable[Change]) -> None:
+    def apply(self, batch: Iterable[Change | GivenView]) -> None:
         """Take changes in. A change that meets a bug of ours costs only itself (I19); see `take_failures`."""
         for change in batch:
+            if isinstance(change, GivenView):
+                self._take_over(change)
+                continue
             try:
                 touched = self._store.apply(change)
             except Exception as error:
@@ -142,7 +146,7 @@ class Pipeline:
         services = self._touched | self._failed if full else self._touched
         if before is None or self._everything:
             # Rules depend on the node's zone, IPs and detector, not on the machine's other addresses.
-            services = self._store.services.keys() | self._rules.services
+            services = self._store.services.keys() | self._given.keys() | self._rules.services
         # From here on a failure is a Service's own, so nothing touched can get lost.
         self._surroundings = surroundings
         self._touched, self._everything, self._addresses_changed = set(), False, False
@@ -164,7 +168,7 @@ class Pipeline:
 
     def view(self, service_key: ServiceKey) -> tuple[ServicePortView, ...]:
         """What this node knows about a Service now, with the reasons; () if it is not handled. Computed afresh."""
-        return build_view(self._store, service_key, self.surroundings.node, self._config)
+        return self._view(service_key, self.surroundings)
 
     @property
     def store(self) -> Store:
@@ -196,6 +200,22 @@ class Pipeline:
         """How many service ports policy Local leaves without endpoints while others have some (R2, R3); a copy."""
         return dict(self._without_local_sum)
 
+    @property
+    def services(self) -> Set[ServiceKey]:
+        """Every Service that is known, as an object or by its view; a copy."""
+        return self._store.services.keys() | self._given.keys()
+
+    def _view(self, key: ServiceKey, surroundings: Surroundings) -> tuple[ServicePortView, ...]:
+        given = self._given.get(key)
+        return given if given is not None else build_view(self._store, key, surroundings.node, self._config)
+
+    def _take_over(self, view: GivenView) -> None:
+        if view.ports:
+            self._given[view.service] = view.ports
+        else:
+            self._given.pop(view.service, None)
+        self._touched.add(view.service)
+
     def _survey(self) -> Surroundings:
         facts = node_facts(self._store.node, self._config, self._host_addresses)
         return make_surroundings(facts, self._config, self._store.service_cidrs)
@@ -205,7 +225,7 @@ class Pipeline:
         changed: set[FrontendKey] = set()
         for key in services:
             try:
-                view = build_view(self._store, key, surroundings.node, self._config)
+                view = self._view(key, surroundings)
                 rules = build_rules(view, self._config, surroundings)
             except Exception as error:  # noqa: BLE001 - handed on by take_failures
                 self._failed.add(key)

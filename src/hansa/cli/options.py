@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import yaml
 
-from hansa.api.change import Change, Malformed, Upsert
+from hansa.api.change import Malformed, Upsert
 from hansa.api.objects import EndpointSlice, Node
 from hansa.config import Config, ignored_settings, make_config
 from hansa.errors import ConfigError, Fault
+from hansa.sources import News
 from hansa.sources.host import read_host
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _assign(values: dict[str, Any], path: Sequence[str], value: object) -> None:
     values[path[-1]] = value
 
 
-def nodes(changes: Iterable[Change]) -> list[Node]:
+def nodes(changes: Iterable[News]) -> list[Node]:
     return [change.object for change in changes if isinstance(change, Upsert) and isinstance(change.object, Node)]
 
 
@@ -119,7 +120,7 @@ def check_node_name(config: Config, known: Sequence[Node]) -> None:
 class Input:
     """What a source held when a command looked. faults: what could not be read at all, with its place."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[News, ...]
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -395,7 +396,7 @@ def list_dump(names: Sequence[str]) -> Listing:
     return Listing(dump.networks, dump.endpoints, dump.load_balancers, tuple(str(each) for each in dump.unread))
 
 
-def named_addresses(changes: Iterable[Change]) -> frozenset[Address]:
+def named_addresses(changes: Iterable[News]) -> frozenset[Address]:
     """Every address in an EndpointSlice, ready or not."""
     slices = (each.object for each in changes if isinstance(each, Upsert) and isinstance(each.object, EndpointSlice))
     return frozenset(endpoint.address for one in slices for endpoint in one.endpoints)

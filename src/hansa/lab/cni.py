@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
 
-from hansa.api.change import Change, Upsert
+from hansa.api.change import Upsert
 from hansa.api.objects import EndpointSlice, Node
 from hansa.hns.api import HnsError
 from hansa.hns.emulator.builds import WS2022, Build, Machine
@@ -20,7 +20,8 @@ from hansa.hns.emulator.nodes import L2BRIDGE, OVERLAY, RemoteNode, l2bridge_nod
 from hansa.hns.emulator.service import Emulator
 from hansa.hns.schema import NetworkType
 from hansa.net import Address, IPFamily, Prefix, family_of, parse_prefix
-from hansa.sources import Source
+from hansa.services.model import GivenView
+from hansa.sources import News, Source
 
 # What an emulated node gets where the Node object says nothing (documentation ranges).
 FALLBACK_ADDRESS = "192.0.2.21"
@@ -61,8 +62,8 @@ def emulated_node(
     return overlay_node(build, layout=layout, clock=clock)
 
 
-def add_local_pods(emulator: Emulator, changes: Iterable[Change], node_name: str) -> tuple[Address, ...]:
-    """Give every endpoint that slices place on this node a local HNS endpoint, as the kubelet's CNI call would.
+def add_local_pods(emulator: Emulator, changes: Iterable[News], node_name: str) -> tuple[Address, ...]:
+    """Give every endpoint that slices, or a brain, place on this node a local HNS endpoint, as the kubelet's CNI call would.
 
     Host-network pods (address = one of the host's own) get none. Addresses that HNS refuses are left out; what was made
     is returned. Nothing is ever removed: pods end when somebody removes their HNS endpoint.
@@ -70,11 +71,8 @@ def add_local_pods(emulator: Emulator, changes: Iterable[Change], node_name: str
     present = {entry.address for endpoint in emulator.endpoints() for entry in endpoint.ip_configurations}
     made: list[Address] = []
     for change in changes:
-        if not (isinstance(change, Upsert) and isinstance(change.object, EndpointSlice)):
-            continue
-        for endpoint in change.object.endpoints:
-            address = endpoint.address
-            if endpoint.node_name != node_name or address in present or address in emulator.host_addresses:
+        for address in _local_addresses(change, node_name):
+            if address in present or address in emulator.host_addresses:
                 continue
             try:
                 emulator.add_pod(str(address))
@@ -83,6 +81,18 @@ def add_local_pods(emulator: Emulator, changes: Iterable[Change], node_name: str
             present.add(address)
             made.append(address)
     return tuple(made)
+
+
+def _local_addresses(change: News, node_name: str) -> list[Address]:
+    match change:
+        case Upsert(EndpointSlice() as piece):
+            return [endpoint.address for endpoint in piece.endpoints if endpoint.node_name == node_name]
+        case GivenView(ports=ports):
+            chosen = (endpoint for port in ports for endpoint in port.selection.reachable)
+            others = (endpoint for port in ports for endpoint, _ in port.selection.excluded)
+            return [endpoint.address for endpoint in (*chosen, *others) if endpoint.local]
+        case _:
+            return []
 
 
 def first_per_family(values: Iterable[_T], families: Iterable[IPFamily]) -> list[_T]:
@@ -134,7 +144,7 @@ class CniSource:
     def troubled(self) -> bool:
         return self._objects.troubled
 
-    async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+    async def changes(self) -> AsyncIterator[tuple[News, ...]]:
         async for batch in self._objects.changes():
             with self._lock:
                 add_local_pods(self._emulator, batch, self._node_name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hansa.api.objects import Policy, ServiceKey, ServiceType
+from hansa.api.objects import Kind, ObjectKey, Policy, ServiceKey, ServiceType
 from hansa.net import Address, IPFamily, Prefix, Protocol, address_port
 
 
@@ -139,6 +139,18 @@ class ServicePortView:
     @property
     def key(self) -> tuple[ServicePortName, IPFamily]:
         return (self.port.name, self.port.family)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenView:
+    """What somebody else, a brain, has decided about one Service for this node. ports: () = there is nothing any more."""
+
+    service: ServiceKey
+    ports: tuple[ServicePortView, ...]
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey(Kind.SERVICE, self.service.namespace, self.service.name)
 
 
 @dataclass(frozen=True, slots=True)

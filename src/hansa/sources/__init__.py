@@ -21,12 +21,16 @@ from typing import Protocol
 
 from hansa.api.change import Change, Synced
 from hansa.api.objects import Kind
+from hansa.services.model import GivenView
+
+News = Change | GivenView
+"""What a source says: of API objects, or, if a brain does stage 2 elsewhere, what came of them for this node."""
 
 
 class Source(Protocol):
     """A stream of batches that never ends by itself; trouble is waited out inside and shown in `status`."""
 
-    def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+    def changes(self) -> AsyncIterator[tuple[News, ...]]:
         """Batches of changes. For each watched kind a `Synced` comes once its first list is complete."""
 
     @property
@@ -38,9 +42,9 @@ class Source(Protocol):
         """Whether something of it cannot be read at the moment; what it said before stays in force."""
 
 
-async def gather(source: Source) -> tuple[Change, ...]:
+async def gather(source: Source) -> tuple[News, ...]:
     """Everything that a source holds now, for commands that look once: batches up to the last kind's first Synced."""
-    found: list[Change] = []
+    found: list[News] = []
     missing = set(Kind)
     async for batch in source.changes():
         found.extend(batch)

@@ -35,6 +35,7 @@ EDGES = frozenset(
     {
         "cli",
         "cli.app",
+        "cli.inputs",
         "cli.options",
         "cli.planes",
         "cli.proxy",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import yaml
 
 from hansa import __version__
 from hansa.api.change import Upsert
-from hansa.cli import options, planes
+from hansa.cli import inputs, options, planes
 from hansa.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from hansa.net import Address
     from hansa.pipeline import Pipeline
     from hansa.rules.model import RuleChanges
-    from hansa.sources import Source
-    from hansa.sources.kubernetes.kubeconfig import Connection
 
 app = typer.Typer(
     name="hansa",
@@ -151,13 +148,13 @@ def run(
     read = options.read_settings(config, settings or [], node_name, flags=off)
     for note in read.notes:
         logging.getLogger("hansa.config").warning("setting without effect: %s", note)
-    _hold_lock(context, lock, "hansa run", always=windows.native)
-    objects = _source(source, read.config, kubeconfig=kubeconfig, master=master)
+    inputs.hold_lock(context.with_resource, lock, "hansa run", always=windows.native)
+    objects = inputs.open_source(source, read.config, lambda: inputs.connection(kubeconfig, master))
     known: Sequence[Node] = ()
-    if not _is_kubernetes(source):
-        known = options.nodes(_read_once(source).changes)
+    if not inputs.is_kubernetes(source):
+        known = options.nodes(inputs.read_once(source).changes)
     elif hns == "emulator":  # a real node must start while the API is away; an emulated one is laid out by the Nodes
-        known = _cluster_nodes(kubeconfig, master)
+        known = inputs.cluster_nodes(inputs.connection(kubeconfig, master))
     options.check_node_name(read.config, known)
     plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
     objects = plane.attend(objects)
@@ -368,7 +365,7 @@ def cleanup(
     chosen = planes.choose(dataplane, hns)
     read = options.read_settings(config, settings or [], node_name)
     if not dry_run:
-        _hold_lock(context, lock, "hansa cleanup", always=hns in ("", "native"))
+        inputs.hold_lock(context.with_resource, lock, "hansa cleanup", always=hns in ("", "native"))
     if chosen == planes.NFTABLES:
         cleaned = planes.clean_nftables(dry_run=dry_run)
     else:
@@ -502,7 +499,7 @@ def hns_serve(
     from hansa.lab.cni import add_local_pods
 
     read = options.read_settings(None, [], node_name)
-    changes = _read_once(source).changes if source else ()
+    changes = inputs.read_once(source).changes if source else ()
     host = context.with_resource(
         options.open_host(hns, read.config, options.nodes(changes), network=network, build=build)
     )
@@ -535,53 +532,14 @@ def demo(
 _PIPE_WIDTH = 1000  # columns; more than any row needs
 
 
-def _is_kubernetes(source: str) -> bool:
-    return source == options.KUBERNETES
-
-
-def _source(text: str, config: Config, *, kubeconfig: str, master: str) -> Source:
-    if not _is_kubernetes(text):
-        from hansa.sources.files import FileSource
-
-        return FileSource(text, config)
-    from hansa.sources.kubernetes.client import KubernetesSource
-
-    connection = _connection(kubeconfig, master)
-    for warning in connection.warnings:
-        logging.getLogger("hansa.config").warning("API connection: %s", warning)
-    return KubernetesSource(connection, config)
-
-
-def _connection(kubeconfig: str, master: str) -> Connection:
-    from hansa.sources.kubernetes.client import load_connection
-
-    return load_connection(kubeconfig or os.environ.get("KUBECONFIG", ""), master, os.environ)
-
-
-def _cluster_nodes(kubeconfig: str, master: str) -> tuple[Node, ...]:
-    """All Nodes, of which a source only says this one's; an emulated overlay needs the other nodes' subnets."""
-    from hansa.sources.kubernetes.client import read_nodes
-
-    return asyncio.run(read_nodes(_connection(kubeconfig, master)))
-
-
-def _read_once(text: str) -> options.Input:
-    """The objects of a manifest file or folder; what cannot be read is noted, and the rest goes on."""
-    from hansa.sources.files import read_once
-
-    faults: list[Fault] = []
-    changes = read_once(text, on_fault=faults.append)
-    return options.Input(changes, tuple(faults))
-
-
 def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> options.Input:
     """Everything that a source holds now, for commands that look once."""
-    if not _is_kubernetes(text):
-        return _read_once(text)
+    if not inputs.is_kubernetes(text):
+        return inputs.read_once(text)
     from hansa.sources import gather
 
-    objects = _source(text, config, kubeconfig=kubeconfig, master=master)
-    nodes = _cluster_nodes(kubeconfig, master)
+    objects = inputs.open_source(text, config, lambda: inputs.connection(kubeconfig, master))
+    nodes = inputs.cluster_nodes(inputs.connection(kubeconfig, master))
     return options.Input((*(Upsert(node) for node in nodes), *asyncio.run(gather(objects))))
 
 
@@ -597,15 +555,6 @@ def _pipeline(found: options.Input, config: Config, addresses: frozenset[Address
 
 def _rules(found: options.Input, config: Config, addresses: frozenset[Address]) -> RuleChanges:
     return _pipeline(found, config, addresses)[1]
-
-
-def _hold_lock(context: typer.Context, lock: Path | None, purpose: str, *, always: bool) -> None:
-    """Until the command ends. An emulated HNS is somebody's own: there only a lock that was asked for counts."""
-    from hansa.lock import HostLock, default_path
-
-    path = lock or (default_path() if always else None)
-    if path is not None:
-        context.with_resource(HostLock(path, purpose))
 
 
 def _diagnose(found: options.Input, host: options.Host, config: Config, *, output: str, exit_code: bool) -> None:

@@ -8,6 +8,7 @@ What it must never do: decide anything about services. Heavy modules are importe
 from __future__ import annotations
 
 import sys
+from pathlib import PurePath
 
 from hansa.errors import ConfigError, DataplaneError, MalformedObject, SourceError
 
@@ -25,7 +26,15 @@ EXIT_CODES = {
 
 
 def main() -> None:
-    """Run the command line and exit. Errors that hansa raises on purpose become one message and an exit code."""
+    """Run the command line and exit. Errors that hansa raises on purpose become one message and an exit code.
+
+    Called by the name kube-proxy, as the images link it, it is `hansa proxy`.
+    """
+    is_kube_proxy = PurePath(sys.argv[0]).stem == "kube-proxy"
+    if is_kube_proxy or sys.argv[1:2] == ["proxy"]:
+        from hansa.cli import proxy
+
+        raise SystemExit(proxy.main(sys.argv[1 if is_kube_proxy else 2 :]))
     from hansa.cli.app import app
 
     try:

@@ -168,6 +168,18 @@ def run(
         raise typer.Exit(128 + ended_by)  # as shells count, and as kube-proxy ends
 
 
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+)
+def proxy(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[FLAGS]", help="kube-proxy's flags.")] = None,
+) -> None:
+    """Be kube-proxy: its flags, its configuration file, its ports. `hansa proxy --help` lists all flags."""
+    from hansa.cli import proxy as kube_proxy
+
+    raise typer.Exit(kube_proxy.main(arguments or []))
+
+
 @app.command()
 def render(
     context: typer.Context,

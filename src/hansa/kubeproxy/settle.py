@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from hansa.config import (
     HEALTHZ_PORT,
@@ -94,10 +94,10 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What the files of `--config` and `--hansa-config` say; own: hansa's own settings from both."""
+    """What the files say. main: that of `--config`, None = there is none. own: hansa's own settings from both files."""
 
-    main: Decoded
-    own: Values
+    main: Decoded | None = None
+    own: Values = field(default_factory=dict)
 
 
 class Reload(enum.Enum):
@@ -149,18 +149,18 @@ class ApiAccess:
 # -- flags and file --------------------------------------------------------------------------------------------------
 
 
-def complete(parsed: Parsed, documents: Documents | None, surroundings: Surroundings) -> Completed:
-    """Resolve every value. documents: None = no `--config`. Raises StartError."""
+def complete(parsed: Parsed, documents: Documents, surroundings: Surroundings) -> Completed:
+    """Resolve every value. Raises StartError."""
     overrides, own_overrides = _overrides(parsed)
     remarks: list[Remark] = []
-    own: dict[str, object] = {}
-    if documents is None:
-        values = _values_of_flags(parsed)
-        values |= overrides
+    if documents.main is None:
+        values = {**_values_of_flags(parsed), **overrides}
+        if surroundings.windows and not values["winkernel.rootHnsEndpointName"]:
+            values["winkernel.rootHnsEndpointName"] = "cbr0"
     else:
         values = with_defaults({**documents.main.values, **overrides}, windows=surroundings.windows)
-        own |= documents.own
-        remarks += _remarks_on_file(parsed, documents)
+        remarks += _remarks_on_file(parsed, documents.main)
+    own = dict(documents.own)
     own |= {one.flag.key: one.value for one in parsed.given if one.flag.origin is Origin.OWN and one.flag.key}
     own |= own_overrides
     values |= _logging_of_flags(parsed, values)
@@ -179,7 +179,7 @@ def complete(parsed: Parsed, documents: Documents | None, surroundings: Surround
     for name in OWN_PROCESS_KEYS:
         own.pop(name, None)
     remarks += _remarks_on_mode(str(values["mode"]), accepted, windows=surroundings.windows)
-    remarks += _remarks_without_effect(parsed, documents, surroundings.plane)
+    remarks += _remarks_without_effect(parsed, documents.main, surroundings.plane)
     return Completed(
         values=values,
         own=own,
@@ -246,16 +246,12 @@ def _values_of_flags(parsed: Parsed) -> dict[str, object]:
     if values["mode"] == NFTABLES:
         for name in ("syncPeriod", "minSyncPeriod", "masqueradeAll"):
             values[f"{NFTABLES}.{name}"] = values[f"{IPTABLES}.{name}"]
-    if not values["winkernel.rootHnsEndpointName"]:
-        values["winkernel.rootHnsEndpointName"] = "cbr0"
     return values
 
 
 def _logging_of_flags(parsed: Parsed, values: Values) -> dict[str, object]:
     """Flags about logging win over a file; what `--vmodule` says comes before what the file says."""
-    found: dict[str, object] = {
-        one.flag.key: one.value for one in parsed.given if one.flag.key.startswith("logging.")
-    }
+    found: dict[str, object] = {one.flag.key: one.value for one in parsed.given if one.flag.key.startswith("logging.")}
     vmodule, before = found.get("logging.vmodule"), values["logging.vmodule"]
     if isinstance(vmodule, tuple) and isinstance(before, tuple) and parsed.get("config") is not None:
         found["logging.vmodule"] = vmodule + before
@@ -303,9 +299,9 @@ def _ignored_flags(parsed: Parsed) -> Iterator[Flag]:
             yield flag
 
 
-def _remarks_on_file(parsed: Parsed, documents: Documents) -> Iterator[Remark]:
-    if documents.main.lenient:
-        text = f"Using lenient decoding as strict decoding failed: {'; '.join(documents.main.lenient)}"
+def _remarks_on_file(parsed: Parsed, file: Decoded) -> Iterator[Remark]:
+    if file.lenient:
+        text = f"Using lenient decoding as strict decoding failed: {'; '.join(file.lenient)}"
         yield Remark(Level.INFO, text)
     ignored = [f"--{flag.name}" for flag in _ignored_flags(parsed)]
     if ignored:
@@ -328,18 +324,18 @@ def _remarks_on_mode(mode: str, accepted: Sequence[str], *, windows: bool) -> It
         yield Remark(Level.WARNING, f"mode {mode} is asked for: nftables works in its place, as --accept-mode allows")
 
 
-def _remarks_without_effect(parsed: Parsed, documents: Documents | None, plane: str) -> Iterator[Remark]:
+def _remarks_without_effect(parsed: Parsed, file: Decoded | None, plane: str) -> Iterator[Remark]:
     """What was given, differs from its default, and changes nothing here."""
     found: dict[str, list[str]] = {}
-    if documents is not None:
-        for path, value in documents.main.values.items():
+    if file is not None:
+        for path, value in file.values.items():
             key = BY_PATH[path]
             is_default = value in (key.default, "", 0, "0s", False, ()) or value == {}
             if plane not in key.planes and not is_default:
                 found.setdefault(key.why, []).append(path)
     for one in parsed.given:
         flag = one.flag
-        if documents is not None and flag.key and flag.origin is not Origin.OWN:
+        if file is not None and flag.key and flag.origin is not Origin.OWN:
             continue  # named as ignored
         if plane not in flag.planes and flag.origin is not Origin.GONE and flags.shown(one.value) != flag.default:
             found.setdefault(flag.why, []).append(f"--{flag.name}")

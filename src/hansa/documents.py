@@ -137,6 +137,16 @@ def state_head(state: EngineState, moment: Moment, *, node_name: str, mode: str)
         "hostState": report and report.state.value,
         "retryAt": at(report.retry_at if report else None),
         "pending": list(report.pending) if report else [],
+        "retries": [
+            {
+                "key": one.key,
+                "class": one.error_class,
+                "error": one.error,
+                "failures": one.failures,
+                "retryAt": at(one.retry_at),
+            }
+            for one in (report.waiting if report else ())
+        ],
         "shortfalls": shortfall_data(report.shortfalls) if report else [],
         "conditions": list(report.conditions) if report else [],
         "drift": change_data(report.drift) if report else [],

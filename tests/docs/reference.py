@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 from tests.docs.pages import MARK
+from tests.docs.pictures import PICTURES
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 import hansa
@@ -374,4 +375,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "refusals": refusals,
     "dump-fields": dump_fields,
     "symptoms": symptoms,
+    **PICTURES,
 }

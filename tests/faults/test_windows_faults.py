@@ -160,19 +160,36 @@ def test_a_failure_is_retried_by_itself_within_two_seconds_and_delays_nobody() -
     assert len(node.balancers()) == 2
 
 
-def test_rejected_waits_for_other_content() -> None:
-    """H.6: no retry until the desired content changes; the condition is told as long."""
+def test_rejected_is_tried_again_slowly_and_at_once_with_other_content() -> None:
+    """H.6: one minute, doubled up to half an hour; not before, whatever wakes hansa; the condition is told as long."""
     node = l2_node(WEB)
-    refuse(node, 0x803B000D, HnsVerb.CREATE, HnsKind.LOAD_BALANCER)
-    assert node.sync().pending == ("10.96.0.10:80/tcp",)
-    node.wait(3600.0)
-    node.forget()
-    report = node.audit()
-    assert not node.writes()
-    assert report.pending
-    assert report.retry_at is None
+    refuse(node, 0x803B000D, HnsVerb.CREATE, HnsKind.LOAD_BALANCER, times=None)
+    report = node.sync()
+    pauses = []
+    for _ in range(7):
+        assert report.pending == ("10.96.0.10:80/tcp",)
+        assert report.backing_off == {"rejected": 1}
+        (waiting,) = report.waiting
+        assert waiting[:2] == ("10.96.0.10:80/tcp", "rejected")
+        assert (waiting.failures, waiting.retry_at) == (len(pauses) + 1, report.retry_at)
+        assert any("10.96.0.10:80/tcp" in text and "0x803B000D" in text for text in report.conditions)
+        assert report.retry_at is not None
+        pauses.append(report.retry_at - node.now)
+        for share in (0.3, 0.6):
+            node.wait(pauses[-1] * 0.3)
+            node.forget()
+            assert node.sync(audit=share > 0.5).pending
+            assert not node.writes()
+        node.wait(report.retry_at - node.now)
+        report = node.sync()
+        assert len(node.writes()) == 1
+    expected = [60.0, 120.0, 240.0, 480.0, 960.0, 1800.0, 1800.0]
+    assert all(0.8 * want <= got <= 1.2 * want for want, got in zip(expected, pauses, strict=True))
+    node.emulator.faults.clear()
     node.put(WEB_2)
-    assert node.sync().ok
+    report = node.sync()
+    assert report.ok
+    assert report.backing_off == {}
 
 
 def test_a_frontend_in_backoff_whose_backends_vanish_is_no_longer_missing() -> None:

@@ -80,6 +80,19 @@ class ObjectCounts(NamedTuple):
     foreign: int | None = None
 
 
+class Waiting(NamedTuple):
+    """An object that the host refused and that is tried again.
+
+    retry_at: monotonic time, None = not before something changes. failures: in a row, of this class.
+    """
+
+    key: str
+    error_class: str
+    error: str
+    failures: int
+    retry_at: float | None
+
+
 class ConntrackRun(NamedTuple):
     """One look for stale flows: how long it took, and how many flows were cut."""
 
@@ -98,9 +111,9 @@ class SyncReport:
     about, so that every frontend counts as pending.
     call_errors: calls that the host refused, by its verb and its code in the host's own spelling. call_times: verb and
     seconds of each call, where the dataplane takes the time. objects: by kind, as of the last comparison with the host.
-    backing_off: how many objects wait for another try, by the class of their error. conntrack: by family, if this sync
-    looked for stale flows. adopted: by kind, the objects that were there and served as desired at the start; told from
-    the first sync on that has gone through all there was to do.
+    backing_off: how many objects wait for another try, by the class of their error; waiting: which. conntrack: by
+    family, if this sync looked for stale flows. adopted: by kind, the objects that were there and served as desired at
+    the start; told from the first sync on that has gone through all there was to do.
     """
 
     state: HostState
@@ -119,6 +132,7 @@ class SyncReport:
     call_times: tuple[tuple[str, float], ...] = ()
     objects: Mapping[str, ObjectCounts] = field(default_factory=dict)
     backing_off: Mapping[str, int] = field(default_factory=dict)
+    waiting: tuple[Waiting, ...] = ()
     conntrack: Mapping[IPFamily, ConntrackRun] = field(default_factory=dict)
     adopted: Mapping[str, int] = field(default_factory=dict)
 

@@ -246,10 +246,16 @@ def test_conflicts_and_exhaustion_wait_up_to_five_minutes() -> None:
     assert pauses(ErrorClass.EXHAUSTED, 5) == [30.0, 60.0, 120.0, 240.0, 300.0]
 
 
-def test_rejected_has_no_retry_and_other_keys_do_not_wait() -> None:
+def test_rejected_is_tried_again_slowly() -> None:
+    found = pauses(ErrorClass.REJECTED, 8)
+    expected = [60.0, 120.0, 240.0, 480.0, 960.0, 1800.0, 1800.0, 1800.0]
+    assert all(0.8 * want <= got <= 1.2 * want for want, got in zip(expected, found, strict=True))
+
+
+def test_what_is_final_has_no_retry_and_other_keys_do_not_wait() -> None:
     backoff = Backoff(random.Random(1))
     backoff.due(100.0)
-    backoff.fail(FRONTEND, ErrorClass.REJECTED, "no")
+    backoff.fail(FRONTEND, ErrorClass.REJECTED, "no", final=True)
     assert FRONTEND in backoff
     assert FAR not in backoff
     assert backoff.next_at() is None

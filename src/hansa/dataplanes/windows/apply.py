@@ -121,6 +121,7 @@ class WindowsDataplane:
             call_times=self._client.take_times(),
             objects=self._census,
             backing_off=self._backoff.by_class(),
+            waiting=self._backoff.waiting(),
             adopted=self._adopted,
         )
 
@@ -353,7 +354,7 @@ class WindowsDataplane:
                 wrote = self._executor.perform(step)
             except StepFailed as error:
                 look = look or error.look
-                self._backoff.fail(key, error.error_class, error.text)
+                self._backoff.fail(key, error.error_class, error.text, final=error.final)
                 self._results.append(
                     Result(step.change, Outcome.FAILED, error.text, error_class=error.error_class.value)
                 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from hansa.dataplanes.base import Waiting
 from hansa.hns.api import Guid
 from hansa.hns.errors import ErrorClass
 from hansa.net import Address
@@ -32,13 +34,16 @@ PACES: dict[ErrorClass, Pace] = {
     ErrorClass.UNAVAILABLE: Pace(1.0, 30.0, 0.2),  # ends the pass; the probe decides
     ErrorClass.CONFLICT: Pace(2.0, 300.0),
     ErrorClass.EXHAUSTED: Pace(30.0, 300.0),
-    ErrorClass.REJECTED: Pace(NEVER, NEVER),  # until the desired content or the host changes
+    # The same document will most likely be refused again; but HNS has said so of good ones, and nobody may be there to
+    # make something change. At once as soon as the desired content, or the host, changes.
+    ErrorClass.REJECTED: Pace(60.0, 1800.0, 0.2),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """until: monotonic time before which nothing is tried. failures: in a row, with the same class."""
+    """until: monotonic time before which nothing is tried, NEVER = not before something changes. failures: in a row,
+    with the same class."""
 
     until: float
     error_class: ErrorClass
@@ -65,13 +70,15 @@ class Backoff:
     def get(self, key: RetryKey) -> Retry | None:
         return self._retries.get(key)
 
-    def fail(self, key: RetryKey, error_class: ErrorClass, error: str) -> Retry:
+    def fail(self, key: RetryKey, error_class: ErrorClass, error: str, *, final: bool = False) -> Retry:
+        """final: another try would do harm and bring nothing, until what is desired, or the host, changes."""
         old = self._retries.get(key)
         failures = old.failures + 1 if old is not None and old.error_class is error_class else 1
         pace = PACES[error_class]
         pause = min(pace.first_s * 2.0 ** min(failures - 1, 16), pace.longest_s)
         pause *= 1.0 + pace.jitter * self._rng.uniform(-1.0, 1.0)
-        retry = self._retries[key] = Retry(self._now + pause, error_class, error, failures)
+        until = NEVER if final else self._now + pause
+        retry = self._retries[key] = Retry(until, error_class, error, failures)
         return retry
 
     def clear(self, key: RetryKey) -> None:
@@ -93,6 +100,21 @@ class Backoff:
     def by_class(self) -> Counter[str]:
         """How many keys have failed and not come right since, by the class of their error."""
         return Counter(retry.error_class.value for retry in self._retries.values())
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """What the host has refused, by key."""
+        found = [
+            Waiting(
+                f"endpoint {key}" if isinstance(key, IPv4Address | IPv6Address) else str(key),
+                retry.error_class.value,
+                retry.error,
+                retry.failures,
+                retry.until if retry.until < NEVER else None,
+            )
+            for key, retry in self._retries.items()
+            if retry.error
+        ]
+        return tuple(sorted(found))
 
     def items(self) -> list[tuple[RetryKey, Retry]]:
         return list(self._retries.items())

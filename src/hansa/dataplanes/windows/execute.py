@@ -56,12 +56,14 @@ T = TypeVar("T", HnsEndpoint, HnsLoadBalancer)
 
 
 class StepFailed(DataplaneError):
-    """A step came to no good end. look: memory may be wrong about what HNS holds."""
+    """A step came to no good end. look: memory may be wrong about what HNS holds. final: the next try would end alike,
+    and interrupt what works meanwhile."""
 
-    def __init__(self, error_class: ErrorClass, text: str, *, look: bool = False) -> None:
+    def __init__(self, error_class: ErrorClass, text: str, *, look: bool = False, final: bool = False) -> None:
         self.error_class = error_class
         self.text = text
         self.look = look
+        self.final = final
         super().__init__(text)
 
 
@@ -162,7 +164,7 @@ class Executor:
         self._note_silence(plan.desired, made)
         differences = balancer_differences(self._situation, plan.desired, made, plan.endpoints)
         if differences:
-            raise StepFailed(ErrorClass.REJECTED, f"HNS made it, but {differ(differences)}")
+            raise StepFailed(ErrorClass.REJECTED, f"HNS made it, but {differ(differences)}", final=True)
 
     def claim(self) -> None:
         """Judge what HNS was asked to make and has not confirmed: the reply may have got lost, this process may have
@@ -255,7 +257,7 @@ class Executor:
             self._journal.record_not_echoed("MAC")
         differences = endpoint_differences(situation, desired, made)
         if differences:
-            raise StepFailed(ErrorClass.REJECTED, f"HNS made it, but {differ(differences)}")
+            raise StepFailed(ErrorClass.REJECTED, f"HNS made it, but {differ(differences)}", final=True)
 
     def _replace_endpoint(self, address: Address) -> None:
         """HNS has no two endpoints with one address and no endpoint goes while it is used: all users move off and back.

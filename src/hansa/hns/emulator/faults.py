@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -117,11 +118,16 @@ class Fault:
 
 
 class Faults:
-    """The faults that are armed. `hits` counts what has struck: a test whose fault never struck proves nothing."""
+    """The faults that are armed. `struck` counts what has struck: a test whose fault never struck proves nothing."""
 
     def __init__(self) -> None:
         self._armed: list[tuple[Fault, list[int]]] = []  # per fault: calls still to pass, hits still to come (-1: all)
-        self.hits = 0
+        self.struck: Counter[Effect] = Counter()
+
+    @property
+    def hits(self) -> int:
+        """How often anything has struck."""
+        return self.struck.total()
 
     def __bool__(self) -> bool:
         return bool(self._armed)
@@ -143,6 +149,6 @@ class Faults:
                 continue
             counters[1] -= 1 if counters[1] > 0 else 0
             effects.append(fault.effect)
-        self.hits += len(effects)
+        self.struck.update(effects)
         self._armed = [each for each in self._armed if each[1][1] != 0]
         return tuple(effects)

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, Protocol, TypedDict, TypeVar, assert_never
 
 from hansa.api.change import Delete, Malformed, Synced, Upsert
-from hansa.api.objects import Kind, Node, ObjectKey
+from hansa.api.objects import Kind, Node, ObjectKey, Service, ServiceKey
 from hansa.config import Config
 from hansa.dataplanes.base import Dataplane, HostState, Outcome, Result, Shortfall, SyncReport
 from hansa.errors import Fault
@@ -303,6 +303,16 @@ class Engine:
                 self._request()
         self._log.objects(batch)
 
+    async def reconfigure(self, config: Config) -> None:
+        """Go on with another configuration: all rules are made anew and times reckoned anew, nothing is undone before.
+
+        Only what the rules and the times come from may differ from before; the dataplane is not told.
+        """
+        async with self._pipeline_lock:
+            self._pipeline.reconfigure(config)
+            self._schedule.reconfigure(config)
+        self.request(full=True)
+
     def on_sync(self, observer: Observer) -> None:
         """Have `observer` called in the event loop after each run; what it raises is logged and goes no further."""
         self._observers.append(observer)
@@ -312,6 +322,10 @@ class Engine:
         """The pipeline, standing still for as long as the caller reads. For explanations; syncs wait meanwhile."""
         async with self._pipeline_lock:
             yield self._pipeline
+
+    def service(self, key: ServiceKey) -> Service | None:
+        """The Service object as last seen, None if there is none."""
+        return self._pipeline.store.services.get(key)
 
     async def settled(self) -> None:
         """Return once everything taken in has been dealt with: no run is under way, and none is due now."""

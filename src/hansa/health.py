@@ -25,21 +25,21 @@ import psutil
 from aiohttp import web
 
 from hansa import __version__
+from hansa.api.objects import ServiceKey
 from hansa.config import BindAddress, Config
 from hansa.dataplanes.base import SyncReport
 from hansa.documents import API_VERSION, config_document, service_documents, service_keys, state_head
 from hansa.engine import Clock, Engine, SyncRecord, SystemClock
 from hansa.engine import run as run_engine
 from hansa.errors import DataplaneError
+from hansa.event_sender import EventSender
+from hansa.events import Event, Regarding, Tell, failed_listener, failed_server, failing_at, started, statements
 from hansa.health_answers import (
     NOT_FOUND,
     Answer,
-    Event,
     Listener,
     Moment,
     document,
-    failed_listener,
-    failed_server,
     health_check,
     healthz,
     judge,
@@ -52,6 +52,8 @@ from hansa.meter import Identity, Meter, ProcessFacts
 from hansa.metrics import CONTENT_TYPE, Metrics
 from hansa.net import Address, IPFamily, parse_address
 from hansa.pipeline import HealthCheckKey
+from hansa.sources import Source
+from hansa.sources.kubernetes.client import KubernetesSource
 
 __all__ = ["Servers", "run", "serving"]
 
@@ -62,24 +64,30 @@ RETRY_S = 5.0  # kube-proxy's pause between tries to bind (Z14)
 CLOSE_GRACE_S = 0.25
 KEEP_ALIVE_S = 30.0
 BACKLOG = 128
+TELL_PAUSE_S = 2.0
 SERVICES_PER_CHUNK = 50  # of /debug/state: a few milliseconds' worth, between which the engine gets its turn
 # The words that kube-proxy has for what programs the host; e2e tests and operators read them.
 MODES: Mapping[str, str] = {"windows": "kernelspace"}
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Tell = Callable[[Event], None]
 
 
 @asynccontextmanager
 async def serving(
-    engine: Engine, config: Config, *, clock: Clock | None = None, tell: Tell | None = None
+    engine: Engine,
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    tell: Tell | None = None,
+    cluster: KubernetesSource | None = None,
 ) -> AsyncIterator[Servers]:
     """Serve health and metrics of `engine` for as long as the context is open; before `engine.run` and until its end.
 
-    tell: who hears of servers that cannot start; default: the log. Raises DataplaneError if a port is taken and
+    tell: who hears of servers that cannot start; default: the log. cluster: the API server, which is told by Events and
+    whose requests are counted; None = the objects come from elsewhere. Raises DataplaneError if a port is taken and
     bindAddressHardFail is set.
     """
-    servers = Servers(engine, config, clock=clock or SystemClock(), tell=tell or _log_event)
+    servers = Servers(engine, config, clock=clock or SystemClock(), tell=tell or _log_event, cluster=cluster)
     try:
         await servers.start()
         yield servers
@@ -87,16 +95,21 @@ async def serving(
         await servers.close()
 
 
-async def run(engine: Engine, config: Config) -> int | None:
-    """Run the engine with its servers until a signal; returns the signal's number, None without one."""
-    async with serving(engine, config):
+async def run(engine: Engine, config: Config, *, source: Source | None = None) -> int | None:
+    """Run the engine with its servers until a signal; returns the signal's number, None without one.
+
+    source: where the objects come from; if that is an API server, it is told by Events.
+    """
+    async with serving(engine, config, cluster=source if isinstance(source, KubernetesSource) else None):
         return await run_engine(engine)
 
 
 class Servers:
     """All of them. `healthz` and `metrics`: None if switched off; `health_checks`: those of section 14."""
 
-    def __init__(self, engine: Engine, config: Config, *, clock: Clock, tell: Tell) -> None:
+    def __init__(
+        self, engine: Engine, config: Config, *, clock: Clock, tell: Tell, cluster: KubernetesSource | None = None
+    ) -> None:
         self._engine = engine
         self._config = config
         self._clock = clock
@@ -106,14 +119,45 @@ class Servers:
         self._meter = Meter(self._metrics, identity)
         self._tasks: list[asyncio.Task[None]] = []
         self._synced = asyncio.Event()
+        self._news = asyncio.Event()
+        self._log_tell = tell
+        self.events = self._event_sender(cluster)
         make = partial(
-            _Server, node_name=config.node_name, hard_fail=config.bind_address_hard_fail, clock=clock, tell=tell
+            _Server, node_name=config.node_name, hard_fail=config.bind_address_hard_fail, clock=clock, tell=self._tell
         )
         self.healthz = _optional(config.healthz_bind_address, lambda at: make("healthz", at, self._answer_health))
         self.metrics = _optional(config.metrics_bind_address, lambda at: make("metrics", at, self._answer_metrics))
-        self.health_checks = HealthCheckServers(self._answer_health_check, tell)
+        self.health_checks = HealthCheckServers(self._answer_health_check, self._tell)
+
+    def _event_sender(self, cluster: KubernetesSource | None) -> EventSender | None:
+        if cluster is None:
+            return None
+        cluster.on_call = self._meter.called
+        return EventSender(
+            cluster.event_client,
+            self._clock,
+            host_name=self._config.node_name,
+            uid_of=self._uid_of,
+            count=self._meter.event,
+        )
+
+    def _uid_of(self, regarding: Regarding) -> str:
+        """Of a Service, so that `kubectl describe` shows the Event; of a Node kube-proxy does not tell it either."""
+        if regarding.kind != "Service":
+            return ""
+        found = self._engine.service(ServiceKey(regarding.namespace, regarding.name))
+        return found.uid if found is not None else ""
+
+    def _tell(self, event: Event) -> None:
+        self._log_tell(event)
+        if self.events is not None:
+            self.events.tell(event)
 
     async def start(self) -> None:
+        if self.events is not None:
+            self._tasks.append(asyncio.create_task(self.events.run()))
+            self._tasks.append(asyncio.create_task(self._follow_state(self.events)))
+            self.events.tell(started(self._config.node_name))
         for server in (self.healthz, self.metrics):
             if server is not None and not await server.try_open():
                 self._tasks.append(asyncio.create_task(server.keep_trying()))
@@ -129,6 +173,7 @@ class Servers:
 
     def _saw(self, record: SyncRecord, report: SyncReport | None) -> None:
         self._synced.set()
+        self._news.set()
         self._meter.observe(record, report, self._engine.state)
 
     async def _follow_health_checks(self) -> None:
@@ -139,6 +184,22 @@ class Servers:
                 await self.health_checks.follow(wanted_listeners(self._engine.state))
             except Exception:  # a bug of ours must not freeze the ports; the next sync tries again
                 _logger.exception("health check ports cannot be followed")
+
+    async def _follow_state(self, sender: EventSender) -> None:
+        """Tell of what has begun and ended, at most once in TELL_PAUSE_S: going through all of it has its price."""
+        never = asyncio.Event()
+        while True:
+            state = self._engine.state
+            async with self._engine.reading() as pipeline:
+                holding = statements(state, self._config, self._clock.now(), pipeline)
+            try:
+                sender.observe(holding)
+            except Exception:  # a bug of ours must not end the Events; the next look tries again
+                _logger.exception("events cannot be told")
+            await self._clock.wait(never, self._clock.now() + TELL_PAUSE_S)
+            now, due = self._clock.now(), failing_at(state, self._config)
+            await self._clock.wait(self._news, due if due is not None and due > now else None)
+            self._news.clear()
 
     def _moment(self) -> Moment:
         return Moment(self._clock.now(), self._clock.wall())
@@ -429,7 +490,7 @@ def _bound(family: socket.AddressFamily, address: str, port: int, *, dual: bool 
 def _log_event(event: Event) -> None:
     level = logging.WARNING if event.is_warning else logging.INFO
     line = "event reason=%s action=%s object=%s note=%s"
-    _logger.log(level, line, event.reason, event.action, json.dumps(event.regarding), json.dumps(event.note))
+    _logger.log(level, line, event.reason, event.action, json.dumps(str(event.regarding)), json.dumps(event.note))
 
 
 def read_process() -> ProcessFacts:

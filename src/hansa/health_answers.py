@@ -165,29 +165,6 @@ def document(value: object) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What a Kubernetes event would say. regarding: like `Service d/web`."""
-
-    reason: str
-    action: str
-    regarding: str
-    note: str
-    is_warning: bool = True
-
-
-def failed_listener(service: ServiceKey, port: int, error: str) -> Event:
-    """H14."""
-    note = f"node failed to start healthcheck {str(service)!r} on port {port}: {error}"
-    return Event("FailedToStartServiceHealthcheck", "Listen", f"Service {service}", note)
-
-
-def failed_server(node_name: str, name: str, error: str) -> Event:
-    """Z14; name: `healthz` or `metrics`."""
-    reason = "FailedToStartProxierHealthcheck" if name == "healthz" else "FailedToStartMetricServer"
-    return Event(reason, "StartKubeProxy", f"Node {node_name}", f"failed to start the {name} server: {error}")
-
-
-@dataclass(frozen=True, slots=True)
 class Listener:
     """Where one healthCheckNodePort listens. addresses: sorted; () = all addresses of the family (H3)."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from tests.api_server import ApiServer
 from tests.dictionary_dataplane import RETRY_S, DictionaryDataplane
 from tests.engine_stage import API, LISTED, START, FakeClock, ListedSource, Stage, in_loop, stage
 
@@ -25,9 +26,10 @@ from hansa.config import BindAddress, NodePortAddresses
 from hansa.dataplanes.windows.apply import WindowsDataplane
 from hansa.engine import Engine
 from hansa.errors import DataplaneError
+from hansa.events import Event
 from hansa.health import RETRY_S as BIND_RETRY_S
 from hansa.health import Servers, _is_local, serving
-from hansa.health_answers import Event, Listener
+from hansa.health_answers import Listener
 from hansa.hns.api import HnsKind, HnsVerb, HResult
 from hansa.hns.client import HnsClient
 from hansa.hns.emulator import l2bridge_node
@@ -35,6 +37,7 @@ from hansa.hns.emulator.faults import Fault, Refuse
 from hansa.net import IPFamily, Protocol, parse_address
 from hansa.pipeline import HealthCheckKey
 from hansa.rules.model import Forward, FrontendKey
+from hansa.sources.kubernetes.client import KubernetesSource
 from hansa.testing import (
     L1,
     L2,
@@ -112,9 +115,10 @@ async def health(**settings: Any) -> AsyncIterator[Health]:
     }
     events: list[Event] = []
     addresses = settings.pop("read_addresses", lambda: NODE_ADDRESSES)
+    cluster: KubernetesSource | None = settings.pop("cluster", None)
     async with (
         stage(read_addresses=addresses, **settings) as on,
-        serving(on.engine, config(**settings), clock=on.clock, tell=events.append) as servers,
+        serving(on.engine, config(**settings), clock=on.clock, tell=events.append, cluster=cluster) as servers,
         aiohttp.ClientSession() as client,
     ):
         yield Health(on, servers, client, events)
@@ -271,11 +275,11 @@ async def test_h13_a_service_that_loses_its_port_closes_it() -> None:
             await at.checked(number)
 
 
-@pytest.mark.scenario("t163", without="sending the event to the API server")
+@pytest.mark.scenario("t163")
 @in_loop
 async def test_h14_a_taken_port_is_told_once_and_tried_again_at_the_next_sync() -> None:
     number, other = free_port(), free_port()
-    async with health() as at:
+    async with ApiServer() as server, health(cluster=KubernetesSource(server.connection(), config())) as at:
         with closing(taken(number)):
             await at.on.synced(
                 Upsert(NODE),
@@ -289,9 +293,16 @@ async def test_h14_a_taken_port_is_told_once_and_tried_again_at_the_next_sync() 
             await at.on.until(lambda: bool(at.servers.health_checks.failures))
             (event,) = at.events
             assert (event.reason, event.action) == ("FailedToStartServiceHealthcheck", "Listen")
-            assert event.regarding == "Service d/web"
+            assert str(event.regarding) == "Service d/web"
             assert event.is_warning
             assert re.search(rf"on port {number}: .+", event.note), "the system's own words"
+            assert at.servers.events is not None
+            await at.servers.events.written()
+            starting, sent = server.told.values()
+            assert (starting["reason"], starting["type"], starting["note"]) == ("Starting", "Normal", "")
+            assert (sent["reason"], sent["type"]) == ("FailedToStartServiceHealthcheck", "Warning")
+            assert sent["regarding"] == {"kind": "Service", "apiVersion": "v1", "namespace": "d", "name": "web"}
+            assert (sent["note"], "series" in sent) == (event.note, False)
         await at.on.pass_time(30)
         await at.listening(number, other)
         assert at.servers.health_checks.failures == {}
@@ -642,6 +653,49 @@ async def test_f86_a_windows_node_on_which_every_load_balancer_fails_is_taken_ou
         await asyncio.wait_for(task, 10)
 
 
+# --- Events ---
+
+
+@in_loop
+async def test_a_sync_that_fails_is_told_of_the_node_once_and_that_it_is_over() -> None:
+    """Wish 3: one Node event per state change; syncs themselves never wait for the API server."""
+    async with ApiServer() as server, health(cluster=KubernetesSource(server.connection(), config())) as at:
+        await at.on.synced(*START)
+        at.on.dataplane.host.away = True
+        await at.on.synced(Upsert(API))
+        await at.on.pass_time(90)
+        await told(at, server, "Starting", "SyncFailing")
+        at.on.dataplane.host.away = False
+        await at.on.pass_time(30)
+        await told(at, server, "Starting", "SyncFailing", "SyncRecovered")
+        await at.on.pass_time(600)
+        await told(at, server, "Starting", "SyncFailing", "SyncRecovered")
+        assert all(one["regarding"]["name"] == "n1" for one in server.told.values())
+
+
+async def told(at: Health, server: ApiServer, *reasons: str) -> None:
+    assert at.servers.events is not None
+    async with asyncio.timeout(10):
+        while [one["reason"] for one in server.told.values()] != list(reasons):
+            await asyncio.sleep(0.01)
+            await at.servers.events.written()
+
+
+@in_loop
+async def test_an_api_server_that_is_away_or_slow_holds_up_nothing() -> None:
+    async with ApiServer() as server:
+        gate = server.hold(lambda asked: asked.kind == "Event")
+        async with health(cluster=KubernetesSource(server.connection(), config())) as at:
+            await at.on.synced(*START)
+            assert await at.codes() == (200, 200)
+            await server.stop()
+            await at.on.synced(Upsert(API))
+            await at.on.pass_time(60)
+            assert await at.codes() == (200, 200)
+            assert len(at.on.host) == 2
+        gate.set()
+
+
 # --- where the servers listen ---
 
 
@@ -656,7 +710,7 @@ async def test_z14_a_taken_port_is_told_once_and_tried_again_every_five_seconds(
             await at.on.pass_time(3 * BIND_RETRY_S + 1)
             (event,) = at.events
             assert event.reason == "FailedToStartProxierHealthcheck"
-            assert event.regarding == "Node n1"
+            assert str(event.regarding) == "Node n1"
             holder.close()
             await at.on.pass_time(BIND_RETRY_S - 1.5)
             assert at.servers.healthz.port is None

@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("engine", "pipeline", "explain", "testing", "lab", "lock"),
-            *("health", "health_answers", "meter", "documents"),
+            *("health", "health_answers", "meter", "documents", "events", "event_sender"),
         }
     ),
     frozenset({"sources", "dataplanes"}),
@@ -40,6 +40,7 @@ EDGES = frozenset(
         "cli.planes",
         "cli.proxy",
         "engine",
+        "event_sender",
         "health",
         "lock",
         "sources.files",

@@ -157,13 +157,13 @@ def run(
         known = inputs.cluster_nodes(inputs.connection(kubeconfig, master))
     options.check_node_name(read.config, known)
     plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
-    objects = plane.attend(objects)
+    api, objects = objects, plane.attend(objects)
     if hns_listen:
         context.with_resource(options.offer(plane.host, hns_listen))
     engine = engine_module.Engine(
         plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses
     )
-    ended_by = asyncio.run(health.run(engine, plane.config))
+    ended_by = asyncio.run(health.run(engine, plane.config, source=api))
     if ended_by is not None:
         raise typer.Exit(128 + ended_by)  # as shells count, and as kube-proxy ends
 

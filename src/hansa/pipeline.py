@@ -118,6 +118,12 @@ class Pipeline:
             self._host_addresses = addresses
             self._addresses_changed = True
 
+    def reconfigure(self, config: Config) -> None:
+        """Make everything anew, from another configuration for the same node and the same selection of objects."""
+        self._config = config
+        self._store.reconfigure(config)
+        self._everything = True
+
     @property
     def ready(self) -> bool:
         """Whether `take` may answer: Services and EndpointSlices are complete (I1, I2)."""

@@ -50,10 +50,7 @@ class Schedule:
     """
 
     def __init__(self, config: Config) -> None:
-        self._pause_s = config.min_sync_period_s
-        self._retry_s = config.sync_period_s  # B5 bounds it by the full period: that timer runs besides
-        self._check_s = config.full_check_period_s
-        self._full_s = config.full_sync_period_s
+        self.reconfigure(config)
         self._running: RunKind | None = None
         self._requested_at: float | None = None
         self._retry_at: float | None = None
@@ -63,6 +60,13 @@ class Schedule:
         self._pause_until = float("-inf")
         # The first run is full (B9), and so is the one after a failure that nobody keeps account of (B8).
         self._next_is_full = True
+
+    def reconfigure(self, config: Config) -> None:
+        """Times of another configuration; what is due already stays due."""
+        self._pause_s = config.min_sync_period_s
+        self._retry_s = config.sync_period_s  # B5 bounds it by the full period: that timer runs besides
+        self._check_s = config.full_check_period_s
+        self._full_s = config.full_sync_period_s
 
     def request(self, now: float, *, full: bool = False) -> None:
         """Something has changed. During a run it counts for the next one, since the run works on what it was given."""

@@ -58,6 +58,10 @@ class Store:
         self._skipped: dict[ObjectKey, tuple[Fault, ...]] = {}
         self._synced: frozenset[Kind] = frozenset()
 
+    def reconfigure(self, config: Config) -> None:
+        """Judge changes by another configuration from now on; whoever calls has all views made anew."""
+        self._config = config
+
     def apply(self, change: Change) -> Touched:
         """Take one change in and say what it touches.
 

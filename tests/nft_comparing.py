@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hansa.dataplanes.nftables.objects import Ruleset
+from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, PICKS, VERDICTS, Place, is_pick
+from hansa.dataplanes.nftables.objects import Labelled, Ruleset, Target, pack_number
 from hansa.dataplanes.nftables.trace import trace, walk
 from hansa.net import Packet
 from hansa.rules.decide import RuleLookup, decide, masqueraded
@@ -27,3 +28,16 @@ def check_packet(ruleset: Ruleset, rules: RuleLookup, surroundings: Surroundings
             fate = walk(ruleset, packet, own, choose=lambda modulus, n=number: n % modulus, memory={})
             (met,) = [one for one in wanted.endpoints if (one.address, one.port) == fate.endpoint]
             assert fate.masqueraded == masqueraded(wanted, packet, met), f"{packet} to {met}: {fate.steps}"
+
+
+def without_spares(ruleset: Ruleset) -> Ruleset:
+    """The table without the chains that no frontend leads to; a fresh start makes none."""
+    used = {pack_number(number) for number in VERDICTS}
+    for place in Place:
+        for suffix in ("", FROM_PODS, FROM_NODE):
+            found = ruleset.elements[place.frontends + suffix].values()
+            used |= {value.data for value in found if isinstance(value, Labelled)}
+    picks = {key: value for key, value in ruleset.elements[PICKS].items() if key in used}
+    kept = {value.chain for value in picks.values() if isinstance(value, Target)}
+    chains = {name: chain for name, chain in ruleset.chains.items() if name in kept or not is_pick(name)}
+    return Ruleset(ruleset.family, ruleset.sets, chains, ruleset.elements | {PICKS: picks})

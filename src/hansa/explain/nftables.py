@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, SHORT_CIRCUIT, Place, is_pick, slots
+from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, PICKS, SHORT_CIRCUIT, Place, is_pick, slots
 from hansa.dataplanes.nftables.objects import (
     TABLE,
     Chain,
+    Labelled,
     Ruleset,
     SetSpec,
     Target,
@@ -47,7 +48,9 @@ def _set_data(spec: SetSpec, elements: Mapping[bytes, Value] | None, family: IPF
 def _element_data(spec: SetSpec, key: bytes, value: Value, family: IPFamily) -> dict[str, Any]:
     found: dict[str, Any] = {"key": write_key(spec, key, family)}
     if isinstance(value, Target):
-        return {**found, "verdict": value.verdict, "for": value.comment}
+        return {**found, "verdict": value.verdict}
+    if isinstance(value, Labelled):
+        return {**found, "data": _data_text(spec, value.data, family), "for": value.comment}
     return {**found, "data": _data_text(spec, value, family)} if spec.data else found
 
 
@@ -77,19 +80,21 @@ _ASKERS = {"": "everybody else", FROM_PODS: "pods", FROM_NODE: "this node"}
 
 def frontend_lines(ruleset: Ruleset) -> Iterator[Line]:
     """Every frontend with what its verdicts lead to, in the order of its key."""
+    picks = ruleset.elements.get(PICKS, {})
     for place in Place:
-        spec = ruleset.spec(place.verdicts)
+        spec = ruleset.spec(place.frontends)
         endpoints = {short: _endpoints_by_frontend(ruleset, place, short) for short in (False, True)}
-        keys = {key for suffix in _ASKERS for key in ruleset.elements.get(place.verdicts + suffix, {})}
+        keys = {key for suffix in _ASKERS for key in ruleset.elements.get(place.frontends + suffix, {})}
         for key in sorted(keys):
-            held = {suffix: ruleset.elements.get(place.verdicts + suffix, {}).get(key) for suffix in _ASKERS}
+            held = {suffix: ruleset.elements.get(place.frontends + suffix, {}).get(key) for suffix in _ASKERS}
             for suffix, asker in _ASKERS.items():
-                target = held[suffix]
-                if isinstance(target, Target):
+                number = held[suffix]
+                target = picks.get(number.data) if isinstance(number, Labelled) else None
+                if isinstance(number, Labelled) and isinstance(target, Target):
                     alone = suffix == "" and len([one for one in held.values() if one is not None]) == 1
                     picked = endpoints[SHORT_CIRCUIT in target.chain] if is_pick(target.chain) else {}
                     yield Line(
-                        target.comment,
+                        number.comment,
                         _frontend_text(spec, key, ruleset.family),
                         "everybody" if alone else asker,
                         target.verdict,

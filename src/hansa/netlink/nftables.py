@@ -251,6 +251,19 @@ def plain_elements(items: Iterable[tuple[bytes, bytes]], key_bytes: int, data_by
     return [head + key + middle + data for key, data in items]
 
 
+def labelled_elements(items: Iterable[tuple[bytes, bytes, str]], key_bytes: int, data_bytes: int) -> list[bytes]:
+    """Elements with keys and data of fixed length, each with a comment; "" = without."""
+    plain_bytes = 4 + 8 + key_bytes + 8 + data_bytes
+    key_head = _SMALL.pack(key_bytes + 8, 1) + _SMALL.pack(key_bytes + 4, 1)
+    middle = _SMALL.pack(data_bytes + 8, 2) + _SMALL.pack(data_bytes + 4, 1)
+    found = []
+    for key, data, comment in items:
+        note = attribute(6, comment_data(comment)) if comment else b""
+        head = _SMALL.pack(plain_bytes + len(note), LIST_ELEMENT)
+        found.append(b"".join((head, key_head, key, middle, data, note)))
+    return found
+
+
 def bare_elements(keys: Iterable[bytes], key_bytes: int) -> list[bytes]:
     """Elements of a set with keys of fixed length: headers are made once, for speed."""
     head = _SMALL.pack(key_bytes + 12, LIST_ELEMENT) + _SMALL.pack(key_bytes + 8, 1) + _SMALL.pack(key_bytes + 4, 1)

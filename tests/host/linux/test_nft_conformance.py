@@ -13,12 +13,14 @@ from tests.host.linux.namespaces import missing, namespace
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
 from hansa.dataplanes.nftables.apply import KernelRuleset, RulesetHost
+from hansa.dataplanes.nftables.frame import PICKS, REFUSE_NUMBER
 from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.dataplanes.nftables.objects import (
     ChainRule,
     Dispatch,
     Do,
     Go,
+    Labelled,
     Ruleset,
     Selector,
     Target,
@@ -46,6 +48,7 @@ from hansa.net import IPFamily, Protocol, parse_address
 WHY_NOT = missing()
 V4 = IPFamily.IPV4
 FRONTEND = parse_address("10.96.0.10").packed + pack_protocol(Protocol.TCP) + pack_port(80)
+REFUSE, NEW_PICK = pack_number(REFUSE_NUMBER), pack_number(0x5000_0001)
 OTHER = parse_address("10.96.0.99").packed + pack_protocol(Protocol.TCP) + pack_port(80)
 
 
@@ -135,9 +138,10 @@ def test_a_table_is_replaced_in_one_transaction(host: RulesetHost) -> None:
 
 REFUSALS: dict[str, tuple[int, tuple[Operation, ...]]] = {
     "element that is not there": (errno.ENOENT, (DeleteElements("services", {OTHER: b""}),)),
-    "element with other data": (errno.EEXIST, (AddElements("services", {FRONTEND: Target(Do.DROP)}),)),
-    "verdict to no chain": (errno.ENOENT, (AddElements("services", {OTHER: Target(Do.GOTO, "nowhere")}),)),
-    "verdict to a base chain": (errno.EOPNOTSUPP, (AddElements("services", {OTHER: Target(Do.GOTO, "output")}),)),
+    "element with other data": (errno.EEXIST, (AddElements("services", {FRONTEND: Labelled(pack_number(9), "")}),)),
+    "element with another verdict": (errno.EEXIST, (AddElements(PICKS, {REFUSE: Target(Do.DROP)}),)),
+    "verdict to no chain": (errno.ENOENT, (AddElements(PICKS, {NEW_PICK: Target(Do.GOTO, "nowhere")}),)),
+    "verdict to a base chain": (errno.EOPNOTSUPP, (AddElements(PICKS, {NEW_PICK: Target(Do.GOTO, "output")}),)),
     "rule to no chain": (errno.ENOENT, (AddRule("refuse", ChainRule((Go(Do.JUMP, "nowhere"),))),)),
     "rule in no chain": (errno.ENOENT, (AddRule("nowhere", ChainRule((Go(Do.DROP),))),)),
     "rule with no map": (errno.ENOENT, (AddRule("refuse", ChainRule((Dispatch((Selector.PORT,), "none"),))),)),
@@ -209,14 +213,14 @@ def test_a_refusal_names_the_object(host: RulesetHost) -> None:
 
 
 def test_many_elements_go_in_one_transaction(host: RulesetHost) -> None:
-    """More than fit one message: 70,000 map elements, 3,000 verdicts with the longest comments."""
+    """More than fit one message: 70,000 map elements, 3,000 with the longest comments."""
     table = table_of("t125")
     slots = {
         FRONTEND + pack_number(number): parse_address("10.1.9.9").packed + pack_port(80) for number in range(70000)
     }
     targets: dict[bytes, Value] = {
-        parse_address("10.96.0.10").packed + pack_protocol(Protocol.UDP) + pack_port(port): Target(
-            Do.GOTO, "refuse", f"{port:05}" + "x" * 122
+        parse_address("10.96.0.10").packed + pack_protocol(Protocol.UDP) + pack_port(port): Labelled(
+            REFUSE, f"{port:05}" + "x" * 122
         )
         for port in range(3000)
     }

@@ -112,7 +112,8 @@ def test_a_forwarded_packet_meets_the_rules_that_were_foretold(on: Node) -> None
     assert lines[:3] == [
         "seen: 198.51.100.99 -> 10.96.0.10:80/tcp",
         "  prerouting: jump dispatch",
-        "  dispatch: ip daddr . meta l4proto . th dport vmap @services -> goto pick-masquerade-node-outside-2",
+        "  dispatch: meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @picks"
+        " -> goto pick-masquerade-node-outside-2",
     ]
     assert lines[-1] == "as the rules want it"
     assert [(one.chain, one.rule) for one in seen.rules] == [(one.chain, one.rule) for one in found.fate.met]
@@ -168,7 +169,7 @@ def test_another_table_that_drops_it_is_named(on: Node) -> None:
 def test_a_table_that_does_something_else_is_found_out(on: Node) -> None:
     element = "{ 10.96.0.20 . tcp . 80"
     on.lab.node.nft("delete", "element", "ip", "hansa", "services", element + " }")
-    on.lab.node.nft("add", "element", "ip", "hansa", "services", element + " : goto pick-masquerade-2 }")
+    on.lab.node.nft("add", "element", "ip", "hansa", "services", element + " : 1e:2 }")  # pick-masquerade-2
     on.lab.node.nft("add", "element", "ip", "hansa", "slots", "{ 10.96.0.20 . tcp . 80 . 0 : 10.1.1.11 . 8080 }")
     on.lab.node.nft("add", "element", "ip", "hansa", "slots", "{ 10.96.0.20 . tcp . 80 . 1 : 10.1.1.11 . 8080 }")
     found, seen = on.seen("10.1.1.5 -> svc/d/idle")

@@ -93,8 +93,9 @@ def test_the_text_is_that_of_both_families(hansa: Callable[..., Output], cluster
     assert (code, err) == (0, "")
     assert out.startswith("table ip hansa\ndelete table ip hansa\ntable ip hansa {\n")
     assert "\n\ntable ip6 hansa\ndelete table ip6 hansa\ntable ip6 hansa {\n" in out
-    assert '10.96.0.10 . tcp . 80 comment "d/web:http" : goto pick-2' in out
-    assert '10.96.0.20 . tcp . 80 comment "d/idle:http" : goto refuse' in out
+    assert '10.96.0.10 . tcp . 80 comment "d/web:http" : 2:2' in out
+    assert '10.96.0.20 . tcp . 80 comment "d/idle:http" : 1:2' in out
+    assert "2:2 : goto pick-2" in out
 
 
 def test_windows_options_do_not_disturb_it(hansa: Callable[..., Output], cluster: str) -> None:
@@ -113,9 +114,8 @@ def test_objects_as_data(
     assert isinstance(tables, list)
     assert [(one["family"], one["name"]) for one in tables] == [("ip", "hansa"), ("ip6", "hansa")]
     sets = {one["name"]: one for one in tables[0]["sets"]}
-    assert {"key": "10.96.0.20 . tcp . 80", "verdict": "goto refuse", "for": "d/idle:http"} in sets["services"][
-        "elements"
-    ]
+    assert {"key": "10.96.0.20 . tcp . 80", "data": "1:2", "for": "d/idle:http"} in sets["services"]["elements"]
+    assert {"key": "1:2", "verdict": "goto refuse"} in sets["picks"]["elements"]
     assert {"key": "10.96.0.10 . tcp . 80 . 0", "data": "10.1.1.11 . 8080"} in sets["slots"]["elements"]
     assert {"key": "10.1.1.11 . 10.1.1.11"} in sets["hairpins"]["elements"]
     assert sets["affinity"]["elements"] is None  # packets write it

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from tests.case_format import all_cases
 
 from hansa.api.change import Synced, Upsert
 from hansa.api.objects import ApiObject, Kind
-from hansa.dataplanes.nftables.objects import Ruleset, Target
+from hansa.dataplanes.nftables.frame import flavour_named
+from hansa.dataplanes.nftables.objects import Labelled, Ruleset, pack_number
 from hansa.dataplanes.nftables.render import render
 from hansa.errors import ConfigError
 from hansa.explain.trace import (
@@ -118,8 +117,9 @@ def test_the_way_is_told_with_its_elements() -> None:
         "  rule    ClusterIP 10.96.0.10:80/tcp of d/web:http",
         "nftables: forward to 10.1.1.11:8080, 10.1.2.21:8080; source becomes the node's",
         "  prerouting: jump dispatch",
-        "  dispatch: ip daddr . meta l4proto . th dport vmap @services",
-        f'    services: 10.96.0.10 . tcp . 80 comment "d/web:http" : goto {pick}',
+        "  dispatch: meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @picks",
+        '    services: 10.96.0.10 . tcp . 80 comment "d/web:http" : 1a:2',
+        f"    picks: 1a:2 : goto {pick}",
         f"  {pick}: ip saddr != 10.1.0.0/16 meta mark set meta mark | 0x00004000",
         f"  {pick}: dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @slots",
         "    slots: 10.96.0.10 . tcp . 80 . 0 : 10.1.1.11 . 8080",
@@ -156,13 +156,15 @@ def bent(change: str) -> tuple[Ruleset, Pipeline]:
     rules = [rule for rule in message.rules.values() if rule is not None and rule.key.family is IPFamily.IPV4]
     table, _ = render(rules, message.surroundings, IPFamily.IPV4)
     key = next(key for key, value in table.elements["services"].items() if key.startswith(bytes((10, 96, 0, 10))))
-    target = table.elements["services"][key]
-    assert isinstance(target, Target)
+    assert isinstance(table.elements["services"][key], Labelled)
     match change:
         case "gone":
             del table.elements["services"][key]
         case "masquerade":
-            table.elements["services"][key] = dataclasses.replace(target, chain="pick-masquerade-2")
+            every = flavour_named("pick-masquerade-2")
+            assert every is not None
+            assert every.number is not None
+            table.elements["services"][key] = Labelled(pack_number(every.number), "")
         case "endpoint":
             slot = min(one for one in table.elements["slots"] if one.startswith(key))
             table.elements["slots"][slot] = parse_address("10.1.9.9").packed + b"\x1f\x90\0\0"

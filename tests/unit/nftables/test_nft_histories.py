@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.nft_comparing import check_packet
+from tests.nft_comparing import check_packet, without_spares
 from tests.strategies import Cluster, changes, clusters, packets
 
 from hansa.api.change import Change
 from hansa.config import Config
 from hansa.dataplanes.base import HostState, Outcome, SyncReport, Verb
 from hansa.dataplanes.nftables.apply import NftablesDataplane
-from hansa.dataplanes.nftables.frame import SETS
+from hansa.dataplanes.nftables.frame import MAX_COUNT, NOBODY, SETS, Place, flavour_named, flavour_of
 from hansa.dataplanes.nftables.memory import MemoryRuleset
-from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids
+from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids, Ways
 from hansa.dataplanes.nftables.objects import Chain, Do, Ruleset, Target
 from hansa.dataplanes.nftables.plan import AddElements, DeleteTable, Refused, Transaction
-from hansa.dataplanes.nftables.render import render
+from hansa.dataplanes.nftables.render import MAX_SPARE_CHAINS, render
 from hansa.net import IPFamily, Packet, Protocol, parse_address
 from hansa.pipeline import Pipeline
-from hansa.rules.model import Because, Forward, FrontendKey, Rule, RuleChanges, Surroundings
+from hansa.rules.model import Because, Forward, FrontendKey, Origin, Rule, RuleChanges, Surroundings
 from hansa.services.model import Endpoint, ServicePortName
 from hansa.testing import NODE_ADDRESSES, NODE_FACTS, config
 
@@ -39,7 +40,8 @@ DETECTORS = st.sampled_from(
 
 
 def same(one: Ruleset, other: Ruleset) -> None:
-    """Equal but for the numbers of affinity, which depend on what came first."""
+    """Equal but for the numbers of affinity and spare chains, which depend on what came first."""
+    one = without_spares(one)
     assert one.chains == other.chains
     for name, elements in other.elements.items():
         if "sticky" in name:
@@ -413,3 +415,131 @@ def test_numbers_run_out_as_a_shortfall() -> None:
     )
     assert {one.feature for one in shortfalls} == {"session-affinity"}
     assert any(name.endswith(f"-{len(more)}") and "sticky" not in name for name in table.chains)
+
+
+# -- chains that stay ------------------------------------------------------------------------------------------------
+
+
+def with_endpoints(count: int, *, affinity_timeout_s: int | None = None) -> Rule:
+    """One ClusterIP with so many endpoints."""
+    one = next(rule for rule in web_rules().values() if rule is not None and rule.key.address is not None)
+    endpoints = tuple(Endpoint(ip_address(0x0A010001 + number), 8080) for number in range(count))
+    action = Forward(endpoints, False, Because.CLUSTER_POLICY)
+    return replace(one, pod=action, node=action, outside=action, affinity_timeout_s=affinity_timeout_s)
+
+
+class Watched:
+    """A dataplane on a host in memory whose transactions are kept."""
+
+    def __init__(self) -> None:
+        self.host = MemoryRuleset()
+        self.plane = NftablesDataplane(self.host, (IPFamily.IPV4,))
+        self.sent: list[Transaction] = []
+        commit = self.host.commit
+        self.host.commit = lambda one: (self.sent.append(one), commit(one))[1]  # type: ignore[method-assign]
+
+    def put(self, *rules: Rule, complete: bool = False) -> tuple[str, ...]:
+        """Returns what was sent, by kind and name."""
+        del self.sent[:]
+        message = RuleChanges({rule.key: rule for rule in rules}, surroundings(), complete=complete)
+        report = self.plane.sync(message, now=0, audit=False)
+        assert report.ok, report.conditions
+        return tuple(
+            f"{type(one).__name__} {getattr(one, 'set', '') or getattr(one, 'name', '')}".strip()
+            for step in self.sent
+            for one in step.operations
+        )
+
+    @property
+    def picks(self) -> set[str]:
+        return {name for name in self.host.tables[IPFamily.IPV4].chains if name.startswith("pick-")}
+
+
+def test_a_number_of_endpoints_that_was_there_before_is_a_change_of_data_only() -> None:
+    """The kernel walks every verdict map when one of them, or a chain, changes; so none does."""
+    on = Watched()
+    on.put(with_endpoints(2), complete=True)
+    first = on.put(with_endpoints(3))
+    assert "CreateChain pick-3" in first
+    data = ("DeleteElements hairpins", "DeleteElements services", "DeleteElements slots", "AddElements services")
+    assert on.put(with_endpoints(2)) == data
+    assert on.picks == {"pick-2", "pick-3"}
+
+
+def test_a_restart_leaves_chains_that_nobody_needs() -> None:
+    on = Watched()
+    on.put(with_endpoints(2, affinity_timeout_s=60), complete=True)
+    on.put(with_endpoints(3))
+    on.plane = NftablesDataplane(on.host, (IPFamily.IPV4,))
+    assert on.put(with_endpoints(3), complete=True) == ()
+    assert on.picks == {"pick-sticky-60s-2", "pick-3"}
+    assert "CreateChain pick-sticky-60s-2" not in on.put(with_endpoints(2, affinity_timeout_s=60))
+
+
+def test_a_spare_chain_with_other_rules_is_written_anew() -> None:
+    on = Watched()
+    on.put(with_endpoints(2), complete=True)
+    on.put(with_endpoints(3))
+    table = on.host.tables[IPFamily.IPV4]
+    wanted = table.chains["pick-2"]
+    table.chains["pick-2"] = replace(wanted, rules=())
+    on.host.foreign_write()
+    report = on.plane.sync(RuleChanges({}, surroundings()), now=1, audit=True)
+    assert [change.key for change in report.drift] == ["IPv4 pick-2"]
+    assert on.host.tables[IPFamily.IPV4].chains["pick-2"] == wanted
+
+
+def test_spare_chains_are_bounded_and_the_longest_unused_go_first() -> None:
+    on = Watched()
+    on.put(with_endpoints(1), complete=True)
+    for count in range(2, MAX_SPARE_CHAINS + 3):
+        on.put(with_endpoints(count))
+    assert on.picks == {f"pick-{count}" for count in range(MAX_SPARE_CHAINS // 2 + 1, MAX_SPARE_CHAINS + 3)}
+    same(on.host.tables[IPFamily.IPV4], render([with_endpoints(count)], surroundings(), IPFamily.IPV4)[0])
+    assert on.put(with_endpoints(count), complete=True) == ()
+
+
+def test_timeouts_have_numbers_that_a_table_decides() -> None:
+    """As with endpoints: found again after a restart, given back when nothing uses them, and not without end."""
+    ways = Ways()
+    first, other = (flavour_of(Place.SERVICE, False, NOBODY, timeout_s, 2) for timeout_s in (60, 61))
+    number = ways.number(first)
+    assert number is not None
+    assert number & 0xFFFF == 2
+    adopted = Ways()
+    assert adopted.adopt(other, number)
+    assert adopted.number(other) == number
+    assert not adopted.adopt(first, number), "it is taken"
+    assert adopted.number(first) != number
+    adopted.keep({first.way})
+    assert adopted.adopt(other, number)
+    for timeout_s in range(100, 100 + MAX_NUMBERED):
+        last = ways.number(flavour_of(Place.SERVICE, False, NOBODY, timeout_s, 2))
+    assert last is None
+    assert ways.number(first) == number
+
+
+@given(
+    st.sampled_from(Place),
+    st.booleans(),
+    st.sets(st.sampled_from(Origin)),
+    st.none() | st.integers(1, 86400),
+    st.integers(1, MAX_COUNT),
+)
+def test_a_chain_is_known_by_its_name(
+    place: Place, short: bool, masquerade: set[Origin], affinity_s: int | None, count: int
+) -> None:
+    flavour = flavour_of(place, short, frozenset(masquerade), affinity_s, count)
+    assert flavour_named(flavour.chain) == flavour
+
+
+@pytest.mark.parametrize("name", ["pick", "pick-", "pick-0", "pick-02", "pick-x-2", "pick-2-2", "pick-99999", "refuse"])
+def test_other_names_are_no_flavours(name: str) -> None:
+    assert flavour_named(name) is None
+
+
+def test_more_endpoints_than_a_number_holds_are_told() -> None:
+    table, shortfalls = render([with_endpoints(MAX_COUNT + 1)], surroundings(), IPFamily.IPV4)
+    assert [one.feature for one in shortfalls] == ["endpoints"]
+    assert len(table.elements["slots"]) == MAX_COUNT
+    assert f"pick-{MAX_COUNT}" in table.chains

@@ -12,6 +12,7 @@ from hansa.dataplanes.nftables import wire
 from hansa.dataplanes.nftables.frame import SETS
 from hansa.dataplanes.nftables.objects import (
     MAX_COMMENT_BYTES,
+    Labelled,
     Part,
     Ruleset,
     SetSpec,
@@ -115,10 +116,11 @@ def test_a_protocol_without_a_name_is_a_number() -> None:
 def test_messages_stay_below_what_an_attribute_holds() -> None:
     """The longest comments and the widest keys."""
     comment = "x" * MAX_COMMENT_BYTES
-    services = {number.to_bytes(24, "big"): Target(wire.Do.GOTO, "pick-" + "x" * 90, comment) for number in range(400)}
+    services = {number.to_bytes(24, "big"): Labelled(pack_number(7), comment) for number in range(400)}
+    picks = {pack_number(number): Target(wire.Do.GOTO, "pick-" + "x" * 90) for number in range(400)}
     ranges = {number.to_bytes(80, "big"): b"" for number in range(1200)}
     specs = {spec.name: spec for spec in SETS}
-    for name, elements in (("services", services), ("permitted-sources", ranges)):
+    for name, elements in (("services", services), ("picks", picks), ("permitted-sources", ranges)):
         for portion, _ in wire.encode_elements(specs[name], elements, IPFamily.IPV6):
             assert len(nf.set_elements(10, "hansa", name, portion)) <= codec.MAX_ATTRIBUTE_BYTES
 

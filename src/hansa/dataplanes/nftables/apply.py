@@ -17,11 +17,21 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol as Seam
 
-from hansa.dataplanes.base import Change, ConntrackRun, HostState, ObjectCounts, Outcome, Result, Shortfall, SyncReport, Verb
+from hansa.dataplanes.base import (
+    Change,
+    ConntrackRun,
+    HostState,
+    ObjectCounts,
+    Outcome,
+    Result,
+    Shortfall,
+    SyncReport,
+    Verb,
+)
 from hansa.dataplanes.conntrack import Connections, UdpFrontends, cut, planned, stale_entries
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
-from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, GUARD, SETS, Place
+from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, GUARD, PICKS, SETS, Place
 from hansa.dataplanes.nftables.objects import TABLE, Part, SetSpec, Value
 from hansa.dataplanes.nftables.plan import Refused, Transaction
 from hansa.dataplanes.nftables.render import Delta, Desired
@@ -296,7 +306,7 @@ class NftablesDataplane:
             read = self._host.read(family)
             if read is not None:
                 desired.adopt(read.elements)
-            ruleset = desired.whole()
+            ruleset = desired.whole(None if read is None else read.elements.get(PICKS))
             found += planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))[1]
             flows = copy.deepcopy(one.flows)
             flows.take(changes)
@@ -353,7 +363,7 @@ class NftablesDataplane:
             one.desired.adopt(read.elements)
             one.flows.recall(served_frontends(read.elements, family))
         one.seen = True
-        ruleset = one.desired.whole()
+        ruleset = one.desired.whole(None if read is None else read.elements.get(PICKS))
         step, changes = planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))
         if read is not None and GUARD in read.chains and GUARD not in ruleset.chains:
             self._forbid_localhost(work)
@@ -457,7 +467,7 @@ def served_frontends(elements: Mapping[str, Mapping[bytes, Value]], family: IPFa
     for place in Place:
         at = width if place is Place.SERVICE else 0
         for suffix in ("", FROM_PODS, FROM_NODE):
-            for key in elements.get(place.verdicts + suffix, {}):
+            for key in elements.get(place.frontends + suffix, {}):
                 if key[at] == Protocol.UDP.value:
                     address = ip_address(key[:at]) if at else None
                     yield FrontendKey(family, address, Protocol.UDP, int.from_bytes(key[at + 4 : at + 6], "big"))

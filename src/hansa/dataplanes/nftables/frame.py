@@ -3,15 +3,21 @@
 The chains are code, the elements are data. `SETS` and `base_chains` never depend on how many services there are; one
 `pick` chain exists per `Flavour` in use, that is per way to choose among n endpoints.
 
+A frontend leads to a number, and the number, by the small map `picks`, to a chain: two steps, because the kernel walks
+a map of verdicts from end to end whenever it gets a new element or a chain changes, and a map of numbers never. The
+packet's priority carries the number from the one map to the other.
+
 Session affinity works on numbers. `sticky-picks` leads from a frontend and a random index to a class id of the form
 `port:endpoint`, `affinity` from port and client to the class id chosen before, `sticky-slots` from frontend and class
-id to the endpoint, so that a remembered endpoint counts only while it is in the set that applies (Y6). The packet's
-priority carries the number from one map to the next, and is cleared before the packet leaves.
+id to the endpoint, so that a remembered endpoint counts only while it is in the set that applies (Y6). Here, too, the
+priority carries the number from one map to the next. It is cleared before the packet leaves; only the first packet of
+a connection meets any of this.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -45,6 +51,7 @@ from hansa.dataplanes.nftables.objects import (
     SetMark,
     SetSpec,
     Statement,
+    Target,
     Translate,
     Translated,
 )
@@ -78,14 +85,23 @@ class Place(enum.Enum):
         return (*head, Part.PROTOCOL, Part.PORT)
 
     @property
-    def verdicts(self) -> str:
-        """The verdict map for everybody; overrides for pods and for this node have a suffix."""
+    def frontends(self) -> str:
+        """The map from frontends to picks for everybody; overrides for pods and for this node have a suffix."""
         return "services" if self is Place.SERVICE else "node-ports"
 
 
 GUARD = "guard-localhost"
+PICKS = "picks"
 FROM_PODS, FROM_NODE = "-from-pods", "-from-node"
 SHORT_CIRCUIT = "short-circuit-"
+
+
+# Numbers in `picks` are `way:count`, 16 bits each: a way to pick, and among how many. Way 1 picks nothing; the 32 ways
+# without affinity have fixed numbers, those with affinity get theirs from `numbers.Ways`.
+DROP_NUMBER, REFUSE_NUMBER = 1 << 16 | 1, 1 << 16 | 2
+FIRST_PLAIN_WAY, FIRST_STICKY_WAY = 2, 34
+MAX_COUNT = 0xFFFF
+VERDICTS = {DROP_NUMBER: Target(Do.DROP), REFUSE_NUMBER: Target(Do.GOTO, "refuse")}
 
 
 def slots(place: Place, short_circuit: bool, kind: str = "slots") -> str:
@@ -97,7 +113,8 @@ def _all_sets() -> Iterator[SetSpec]:
     endpoint = (Part.ADDRESS, Part.PORT)
     for place in Place:
         for suffix in ("", FROM_PODS, FROM_NODE):
-            yield SetSpec(place.verdicts + suffix, place.parts, data=())
+            yield SetSpec(place.frontends + suffix, place.parts, data=(Part.CLASS,), labelled=True)
+    yield SetSpec(PICKS, (Part.CLASS,), data=())
     for place in Place:
         for short in (False, True):
             yield SetSpec(slots(place, short), (*place.parts, Part.INDEX), data=endpoint)
@@ -119,6 +136,7 @@ class Flavour:
     """One way to choose an endpoint: everything that the `pick` chain of a frontend must know.
 
     masquerade: the origins whose packets are masqueraded. affinity_s: None = no affinity. chain: the chain's name.
+    way: the name without the count. number: what leads to it in `picks`, None = `numbers.Ways` gives it one.
     """
 
     place: Place
@@ -127,6 +145,8 @@ class Flavour:
     affinity_s: int | None
     count: int
     chain: str
+    way: str
+    number: int | None
 
 
 @cache
@@ -145,15 +165,40 @@ def flavour_of(
             words += [origin.value for origin in Origin if origin in masquerade]
     if affinity_s is not None:
         words.append(f"sticky-{affinity_s}s")
-    return Flavour(place, short_circuit, masquerade, affinity_s, count, "-".join([*words, str(count)]))
+    way = "-".join(words)
+    number = None
+    if affinity_s is None:
+        flags = (place is Place.NODE_PORT, short_circuit, *(origin in masquerade for origin in Origin))
+        number = (FIRST_PLAIN_WAY + sum(flag << bit for bit, flag in enumerate(flags))) << 16 | count
+    return Flavour(place, short_circuit, masquerade, affinity_s, count, f"{way}-{count}", way, number)
 
 
 EVERYBODY = frozenset(Origin)
 NOBODY: frozenset[Origin] = frozenset()
+_ORIGINS_BY_WORD = {origin.value: origin for origin in Origin}
+_PICK = re.compile(
+    r"pick(?P<node_port>-node-port)?(?P<short>-short-circuit)?"
+    r"(?P<masquerade>-masquerade(?P<origins>(?:-pod|-node|-outside)*))?"
+    r"(?:-sticky-(?P<affinity>[0-9]{1,9})s)?-(?P<count>[0-9]{1,5})"
+)
 
 
 def is_pick(chain: str) -> bool:
     return chain.startswith("pick-")
+
+
+def flavour_named(chain: str) -> Flavour | None:
+    """The flavour whose chain has this name; None if none has."""
+    found = _PICK.fullmatch(chain)
+    if found is None:
+        return None
+    masquerade = NOBODY
+    if found["masquerade"]:
+        masquerade = frozenset(_ORIGINS_BY_WORD[word] for word in found["origins"].split("-") if word) or EVERYBODY
+    place = Place.NODE_PORT if found["node_port"] else Place.SERVICE
+    affinity = None if found["affinity"] is None else int(found["affinity"])
+    flavour = flavour_of(place, bool(found["short"]), masquerade, affinity, int(found["count"]))
+    return flavour if flavour.chain == chain and 0 < flavour.count <= MAX_COUNT else None
 
 
 def pod_tests(surroundings: Surroundings, family: IPFamily) -> tuple[InPrefix | FromInterface, ...]:
@@ -222,9 +267,14 @@ def _dispatch(surroundings: Surroundings, family: IPFamily) -> Iterator[ChainRul
 def _lookups(place: Place, surroundings: Surroundings, family: IPFamily) -> Iterator[ChainRule]:
     """Pods first: an address of this machine may lie in the pods' range (X6 before X7)."""
     for test in pod_tests(surroundings, family):
-        yield ChainRule((test, Dispatch(place.key, place.verdicts + FROM_PODS)))
-    yield ChainRule((OwnAddress(Selector.SOURCE), Dispatch(place.key, place.verdicts + FROM_NODE)))
-    yield ChainRule((Dispatch(place.key, place.verdicts),))
+        yield ChainRule((test, *_lookup(place, FROM_PODS)))
+    yield ChainRule((OwnAddress(Selector.SOURCE), *_lookup(place, FROM_NODE)))
+    yield ChainRule(_lookup(place, ""))
+
+
+def _lookup(place: Place, suffix: str) -> tuple[Statement, ...]:
+    """Both steps in one rule: a packet that the first does not know goes on as it came."""
+    return (LookUpPriority(place.key, place.frontends + suffix), Dispatch((Selector.PRIORITY,), PICKS))
 
 
 def pick_chain(flavour: Flavour, surroundings: Surroundings, family: IPFamily) -> Chain:

@@ -21,6 +21,7 @@ from hansa.dataplanes.nftables.objects import (
     Forget,
     Go,
     InSet,
+    Labelled,
     LookUpPriority,
     Remember,
     Ruleset,
@@ -215,7 +216,13 @@ def _add_elements(table: Ruleset, name: str, elements: dict[bytes, Value]) -> No
 
 def _meaning(value: Value) -> object:
     """What the kernel compares: the data, not the comment."""
-    return (value.do, value.chain) if isinstance(value, Target) else value
+    match value:
+        case Target():
+            return (value.do, value.chain)
+        case Labelled():
+            return value.data
+        case _:
+            return value
 
 
 def _check_overlap(spec: SetSpec, family: IPFamily, held: dict[bytes, Value], key: bytes) -> None:

@@ -1,10 +1,11 @@
-"""Numbers for session affinity: what the packet path remembers instead of names."""
+"""Numbers for session affinity: what the packet path remembers, and is led by, instead of names."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
+from hansa.dataplanes.nftables.frame import FIRST_STICKY_WAY, Flavour
 from hansa.services.model import Endpoint, ServicePortName
 
 # Class ids are `port:endpoint`, 16 bits each, and 0 means none.
@@ -99,6 +100,47 @@ class _Numbers:
             self._retired[endpoint] = number
             if len(self._retired) > MAX_RETIRED:
                 del self._retired[next(iter(self._retired))]
+
+
+class Ways:
+    """Numbers for the ways to pick with affinity: one for each combination of a timeout and what else a chain does.
+
+    As with `Ids`, a number starts from a checksum, and a table that is already there decides.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+        self._taken: set[int] = set(range(1, FIRST_STICKY_WAY))
+
+    def number(self, flavour: Flavour) -> int | None:
+        """What leads to the flavour's chain; None when the numbers have run out."""
+        if flavour.number is not None:
+            return flavour.number
+        way = self._known.get(flavour.way)
+        if way is None:
+            if len(self._taken) >= MAX_NUMBERED:
+                return None
+            way = self._take(flavour.way, _free(flavour.way, self._taken))
+        return way << 16 | flavour.count
+
+    def adopt(self, flavour: Flavour, number: int) -> bool:
+        """Take over a number from a table in the kernel. Whether it leads to this flavour now."""
+        if flavour.number is not None:
+            return number == flavour.number
+        way = number >> 16
+        if flavour.way not in self._known and way not in self._taken and way:
+            self._take(flavour.way, way)
+        return self._known.get(flavour.way, 0) << 16 | flavour.count == number
+
+    def keep(self, ways: Set[str]) -> None:
+        """Only these are left."""
+        for way in self._known.keys() - ways:
+            self._taken.discard(self._known.pop(way))
+
+    def _take(self, name: str, way: int) -> int:
+        self._known[name] = way
+        self._taken.add(way)
+        return way
 
 
 def _free(name: str, taken: set[int], avoided: int = 0) -> int:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from hansa.net import IPFamily, Prefix, Protocol
 
@@ -44,6 +44,7 @@ class SetSpec:
 
     interval: the last part of the key is a range, elements' keys are first and last key joined.
     size: None = as large as need be; a number makes it dynamic: the packet path writes it, with timeouts.
+    labelled: its data are `Labelled`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SetSpec:
     data: tuple[Part, ...] | None = None
     interval: bool = False
     size: int | None = None
+    labelled: bool = False
 
     @property
     def dynamic(self) -> bool:
@@ -79,7 +81,7 @@ class Do(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a verdict map's element says; comment names the service port."""
+    """What a verdict map's element says, with a word for the reader."""
 
     do: Do
     chain: str = ""
@@ -90,8 +92,15 @@ class Target:
         return f"{self.do.name.lower()} {self.chain}".rstrip()
 
 
-# Data of one element: bytes (b"" in a set), or a verdict.
-Value = bytes | Target
+class Labelled(NamedTuple):
+    """Data with a word for the reader: the comment names the service port."""
+
+    data: bytes
+    comment: str
+
+
+# Data of one element: bytes (b"" in a set), bytes with a comment, or a verdict.
+Value = bytes | Labelled | Target
 Elements = Mapping[bytes, Value]
 
 
@@ -421,6 +430,9 @@ def write_element(spec: SetSpec, key: bytes, value: Value, family: IPFamily) -> 
         return f"{words}{comment} : {value.verdict}"
     if not spec.data:
         return words
+    if isinstance(value, Labelled):
+        words += f' comment "{value.comment}"' if value.comment else ""
+        value = value.data
     return f"{words} : " + " . ".join(write_part(part, data) for part, data in split(spec.data, value, family))
 
 

@@ -11,17 +11,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from hansa.dataplanes.base import Shortfall
 from hansa.dataplanes.nftables.frame import (
+    DROP_NUMBER,
     EVERYBODY,
     FROM_NODE,
     FROM_PODS,
+    MAX_COUNT,
     NOBODY,
+    PICKS,
+    REFUSE_NUMBER,
     SETS,
+    VERDICTS,
     Flavour,
     Place,
     base_chains,
+    flavour_named,
     flavour_of,
     is_pick,
     of_family,
@@ -29,11 +36,13 @@ from hansa.dataplanes.nftables.frame import (
     pod_tests,
     slots,
 )
-from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids
+from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids, Ways
 from hansa.dataplanes.nftables.objects import (
     MAX_COMMENT_BYTES,
     Chain,
     Do,
+    Elements,
+    Labelled,
     Ruleset,
     Target,
     Value,
@@ -46,11 +55,15 @@ from hansa.net import Address, IPFamily, address_port
 from hansa.rules.model import Action, Drop, Forward, FrontendKey, FrontendKind, Origin, Reject, Rule, Surroundings
 from hansa.services.model import Endpoint, ServicePortName
 
+# Chains that nobody is led to any more and that stay for the next service of their kind; with many more of them the
+# kernel would take noticeably longer to check the table when a chain comes (0.1 ms at this many, Linux 6.18).
+MAX_SPARE_CHAINS = 256
+
 
 @dataclass(slots=True)
 class Rendered:
-    """One rule's part of the table, by set name. own: elements of this frontend alone. shared: keys that others may
-    bring as well, in sets. flavours: the `pick` chains that it leads to."""
+    """What some rules put into the table, by set name. own: elements of one frontend alone. shared: keys that others
+    may bring as well, in sets. flavours: the `pick` chains that they lead to."""
 
     own: dict[str, dict[bytes, Value]] = field(default_factory=dict)
     shared: dict[str, list[bytes]] = field(default_factory=dict)
@@ -63,34 +76,42 @@ def _indices(count: int) -> tuple[bytes, ...]:
     return tuple(pack_number(number) for number in range(count))
 
 
+_VERDICTS: Elements = {pack_number(number): target for number, target in VERDICTS.items()}
+
+
 def frontend_key(key: FrontendKey) -> bytes:
     """The frontend as the first parts of a key; without the address for a node port."""
     head = b"" if key.address is None else key.address.packed
     return head + pack_protocol(key.protocol) + pack_port(key.port)
 
 
-def render_rule(rule: Rule, ids: Ids, *, detector: bool, guard: bool) -> Rendered:
-    """Everything that one rule puts into the table."""
-    found = Rendered()
+@dataclass(slots=True)
+class Numbers:
+    """What the numbers in the table stand for."""
+
+    ids: Ids = field(default_factory=Ids)
+    ways: Ways = field(default_factory=Ways)
+
+
+def render_rule(rule: Rule, numbers: Numbers, found: Rendered, *, detector: bool, guard: bool) -> None:
+    """Add everything that one rule puts into the table to `found`."""
     place = Place.NODE_PORT if rule.key.address is None else Place.SERVICE
     key = frontend_key(rule.key)
-    _render_actions(rule, place, key, ids, found, detector=detector)
+    _render_actions(rule, _Where(place, key, _comment(rule.owner)), numbers, found, detector=detector)
     if rule.source_ranges is not None:
         _render_source_ranges(rule, place, key, found)
     if guard and rule.kind is FrontendKind.CLUSTER_IP and rule.key.address is not None:
-        found.shared["cluster-ips"] = [rule.key.address.packed]
-    return found
+        found.shared.setdefault("cluster-ips", []).append(rule.key.address.packed)
 
 
-def _render_actions(rule: Rule, place: Place, key: bytes, ids: Ids, found: Rendered, *, detector: bool) -> None:
+def _render_actions(rule: Rule, where: _Where, numbers: Numbers, found: Rendered, *, detector: bool) -> None:
     pod = rule.pod if detector else rule.outside
-    comment = _comment(rule.owner)
     if (together := _as_one(pod, rule.node, rule.outside)) is not None:
         action, masquerade = together
-        _render_action(rule, action, _Where(place, key, "", False, masquerade, comment), ids, found)
+        _render_action(rule, action, _Origins("", False, masquerade), where, numbers, found)
         return
     base = rule.outside.endpoints if isinstance(rule.outside, Forward) else ()
-    _render_action(rule, rule.outside, _Where(place, key, "", False, _whole(rule.outside), comment), ids, found)
+    _render_action(rule, rule.outside, _Origins("", False, _whole(rule.outside)), where, numbers, found)
     second: tuple[Endpoint, ...] | None = None
     for action, suffix in ((pod, FROM_PODS if detector else ""), (rule.node, FROM_NODE)):
         if not suffix:
@@ -102,17 +123,24 @@ def _render_actions(rule: Rule, place: Place, key: bytes, ids: Ids, found: Rende
                 found.shortfalls.append(Shortfall("endpoints-per-origin", rule.key, rule.owner, text))
                 action = Forward(second, action.masquerade, action.because)
             second = action.endpoints
-        _render_action(rule, action, _Where(place, key, suffix, short, _whole(action), comment), ids, found)
+        _render_action(rule, action, _Origins(suffix, short, _whole(action)), where, numbers, found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Where:
+class _Where(NamedTuple):
+    """A frontend. key: its first parts of a key."""
+
     place: Place
     key: bytes
+    comment: str
+
+
+class _Origins(NamedTuple):
+    """Whose packets an action is about. suffix: of the map for them alone. short_circuit: they have endpoints of their
+    own. masquerade: which of them are masqueraded."""
+
     suffix: str
     short_circuit: bool
     masquerade: frozenset[Origin]
-    comment: str
 
 
 # By whether pods, this node and the outside are masqueraded.
@@ -139,41 +167,69 @@ def _whole(action: Action) -> frozenset[Origin]:
     return EVERYBODY if isinstance(action, Forward) and action.masquerade else NOBODY
 
 
-def _render_action(rule: Rule, action: Action, where: _Where, ids: Ids, found: Rendered) -> None:
-    name = where.place.verdicts + where.suffix
+def _render_action(
+    rule: Rule, action: Action, origins: _Origins, where: _Where, numbers: Numbers, found: Rendered
+) -> None:
     match action:
         case Drop():
-            found.own[name] = {where.key: Target(Do.DROP, comment=where.comment)}
+            number = DROP_NUMBER
         case Reject():
-            found.own[name] = {where.key: Target(Do.GOTO, "refuse", where.comment)}
+            number = REFUSE_NUMBER
         case Forward(endpoints):
-            class_ids = None if rule.affinity_timeout_s is None else ids.of(rule.owner, endpoints)
-            timeout_s = rule.affinity_timeout_s
-            if timeout_s is not None and class_ids is None:
-                text = "more service ports or endpoints with session affinity than there are numbers: no affinity"
-                found.shortfalls.append(Shortfall("session-affinity", rule.key, rule.owner, text, str(MAX_NUMBERED)))
-                timeout_s = None
-            flavour = flavour_of(where.place, where.short_circuit, where.masquerade, timeout_s, len(endpoints))
-            found.own[name] = {where.key: Target(Do.GOTO, flavour.chain, where.comment)}
-            found.flavours.append(flavour)
-            addresses = [endpoint.address.packed for endpoint in endpoints]
-            data = [address + pack_port(one.port) for address, one in zip(addresses, endpoints, strict=True)]
-            _render_slots(where, data, class_ids, found)
-            if where.masquerade != EVERYBODY:
-                hairpins = found.shared.setdefault("hairpins", [])
-                hairpins += [address + address for address in dict.fromkeys(addresses)]
+            if len(endpoints) > MAX_COUNT:
+                text = f"{len(endpoints)} endpoints, of which {MAX_COUNT} are used"
+                found.shortfalls.append(Shortfall("endpoints", rule.key, rule.owner, text, found=str(len(endpoints))))
+                endpoints = endpoints[:MAX_COUNT]
+            number = _render_forward(rule, endpoints, origins, where, numbers, found)
+    frontends = found.own.setdefault(where.place.frontends + origins.suffix, {})
+    frontends[where.key] = Labelled(pack_number(number), where.comment)
 
 
-def _render_slots(where: _Where, data: list[bytes], class_ids: list[int] | None, found: Rendered) -> None:
-    key = where.key
-    keys = [key + index for index in _indices(len(data))]
+def _render_forward(
+    rule: Rule, endpoints: tuple[Endpoint, ...], origins: _Origins, where: _Where, numbers: Numbers, found: Rendered
+) -> int:
+    """The endpoints; the number of the way to pick one of them."""
+    flavour, number, class_ids = _choose(rule, endpoints, origins, where, numbers)
+    if class_ids is None and rule.affinity_timeout_s is not None:
+        text = "more service ports, endpoints or timeouts with session affinity than there are numbers: no affinity"
+        found.shortfalls.append(Shortfall("session-affinity", rule.key, rule.owner, text, str(MAX_NUMBERED)))
+    found.flavours.append(flavour)
+    addresses = [endpoint.address.packed for endpoint in endpoints]
+    data = [address + pack_port(one.port) for address, one in zip(addresses, endpoints, strict=True)]
+    keys = [where.key + index for index in _indices(len(data))]
+
+    def put(kind: str, some_keys: Iterable[bytes], some_data: Iterable[bytes]) -> None:
+        name = slots(where.place, origins.short_circuit, kind)
+        found.own.setdefault(name, {}).update(zip(some_keys, some_data, strict=True))
+
     if class_ids is None:
-        found.own[slots(where.place, where.short_circuit)] = dict(zip(keys, data, strict=True))
-        return
-    packed = [pack_number(class_id) for class_id in class_ids]
-    found.own[slots(where.place, where.short_circuit, "sticky-picks")] = dict(zip(keys, packed, strict=True))
-    sticky = {key + number: endpoint for number, endpoint in zip(packed, data, strict=True)}
-    found.own[slots(where.place, where.short_circuit, "sticky-slots")] = dict(sticky)
+        put("slots", keys, data)
+    else:
+        packed = [pack_number(class_id) for class_id in class_ids]
+        put("sticky-picks", keys, packed)
+        put("sticky-slots", [where.key + class_id for class_id in packed], data)
+    if origins.masquerade != EVERYBODY:
+        found.shared.setdefault("hairpins", []).extend([address + address for address in dict.fromkeys(addresses)])
+    return number
+
+
+def _choose(
+    rule: Rule, endpoints: tuple[Endpoint, ...], origins: _Origins, where: _Where, numbers: Numbers
+) -> tuple[Flavour, int, list[int] | None]:
+    """The flavour, its number, and the endpoints' class ids; without affinity, which gives no ids, if they run out."""
+
+    def of(timeout_s: int | None) -> Flavour:
+        return flavour_of(where.place, origins.short_circuit, origins.masquerade, timeout_s, len(endpoints))
+
+    if rule.affinity_timeout_s is not None:
+        class_ids = numbers.ids.of(rule.owner, endpoints)
+        number = numbers.ways.number(of(rule.affinity_timeout_s))
+        if class_ids is not None and number is not None:
+            return of(rule.affinity_timeout_s), number, class_ids
+    plain = of(None)
+    number = numbers.ways.number(plain)
+    assert number is not None, "the numbers without affinity are fixed"
+    return plain, number, None
 
 
 def _render_source_ranges(rule: Rule, place: Place, key: bytes, found: Rendered) -> None:
@@ -181,10 +237,11 @@ def _render_source_ranges(rule: Rule, place: Place, key: bytes, found: Rendered)
         text = "source ranges are applied at load balancer addresses only"
         found.shortfalls.append(Shortfall("source-ranges", rule.key, rule.owner, text))
         return
-    found.own["source-ranged"] = {key: b""}
+    found.own.setdefault("source-ranged", {})[key] = b""
     prefixes = of_family(rule.source_ranges or (), rule.key.family)
     ranges = [(prefix.network_address.packed, prefix.broadcast_address.packed) for prefix in prefixes]
-    found.own["permitted-sources"] = {key + first + key + last: b"" for first, last in ranges}
+    permitted = found.own.setdefault("permitted-sources", {})
+    permitted.update({key + first + key + last: b"" for first, last in ranges})
 
 
 def _comment(owner: ServicePortName) -> str:
@@ -219,13 +276,14 @@ class Desired:
         self.family = family
         self.rules: dict[FrontendKey, Rule] = {}
         self.shortfalls: dict[FrontendKey, tuple[Shortfall, ...]] = {}
-        self.ids = Ids()
+        self.numbers = Numbers()
         self._surroundings: Surroundings | None = None
         self._chains: dict[str, Chain] = {}
         self._addresses: frozenset[Address] = frozenset()
         self._shared: dict[str, Counter[bytes]] = {}
         self._flavours: dict[str, Flavour] = {}
         self._uses: Counter[str] = Counter()
+        self._spares: dict[str, None] = {}  # flavours that nobody uses, the longest unused first
         self._sticky: dict[ServicePortName, set[FrontendKey]] = {}
 
     @property
@@ -245,31 +303,55 @@ class Desired:
                     self.rules[key] = rule
         self._surroundings = surroundings
 
-    def whole(self) -> Ruleset:
-        """The whole table, all counts begun anew."""
+    def whole(self, there: Elements | None = None) -> Ruleset:
+        """The whole table, all counts begun anew. there: `picks` as it is on the host, whose spare chains may stay."""
         surroundings = self._known()
-        self._shared, self._flavours, self._uses = {}, {}, Counter()
         before = set(self._sticky)
         self._sticky = {}
         self.shortfalls = {}
-        elements: dict[str, dict[bytes, Value]] = {spec.name: {} for spec in SETS if not spec.dynamic}
+        self._flavours, self._uses, self._spares = {}, Counter(), {}
+        found = Rendered()
+        detector, guard = self._elements_depend_on(surroundings)
         for rule in self.rules.values():
-            rendered = self._render(rule)
-            for name, found in rendered.own.items():
-                elements[name].update(found)
-            for name, keys in rendered.shared.items():
-                self._shared.setdefault(name, Counter()).update(keys)
-            self._count_flavours(rendered.flavours, 1)
-            self._note(rule, rendered)
-        for name, counts in self._shared.items():
-            elements[name] = dict.fromkeys(counts, b"")
-        self._addresses = self._node_port_addresses(surroundings)
-        elements["node-port-addresses"] = {address.packed: b"" for address in self._addresses}
+            render_rule(rule, self.numbers, found, detector=detector, guard=guard)
+            if rule.affinity_timeout_s is not None:
+                self._sticky.setdefault(rule.owner, set()).add(rule.key)
+        self._note_shortfalls(found)
+        self._count_flavours(found.flavours, 1)
         self._release(before | set(self._sticky))
+        self._adopt_spares(there or {})
         self._chains = base_chains(surroundings, self.family)
-        for name, flavour in self._flavours.items():
-            self._chains[name] = pick_chain(flavour, surroundings, self.family)
+        picks = dict(_VERDICTS)
+        for flavour in self._flavours.values():
+            self._chains[flavour.chain] = pick_chain(flavour, surroundings, self.family)
+            picks[self._pick_key(flavour)] = Target(Do.GOTO, flavour.chain)
+        self._addresses = self._node_port_addresses(surroundings)
+        self._shared = {name: Counter(keys) for name, keys in found.shared.items()}
+        elements: dict[str, dict[bytes, Value]] = {spec.name: {} for spec in SETS if not spec.dynamic}
+        elements |= found.own
+        elements |= {name: dict.fromkeys(counts, b"") for name, counts in self._shared.items()}
+        elements["node-port-addresses"] = {address.packed: b"" for address in self._addresses}
+        elements[PICKS] = picks
         return Ruleset(self.family, SETS, dict(self._chains), elements)
+
+    def _adopt_spares(self, there: Elements) -> None:
+        """Keep chains that a table already has and that are as this one would make them."""
+        for key, value in there.items():
+            flavour = flavour_named(value.chain) if isinstance(value, Target) and value.do is Do.GOTO else None
+            if flavour is None or flavour.chain in self._flavours or len(self._spares) >= MAX_SPARE_CHAINS:
+                continue
+            if self.numbers.ways.adopt(flavour, unpack_number(key)):
+                self._flavours[flavour.chain] = flavour
+                self._spares[flavour.chain] = None
+        self._release_ways()
+
+    def _release_ways(self) -> None:
+        self.numbers.ways.keep({flavour.way for flavour in self._flavours.values()})
+
+    def _pick_key(self, flavour: Flavour) -> bytes:
+        number = self.numbers.ways.number(flavour)
+        assert number is not None, "a flavour is in use only if it has a number"
+        return pack_number(number)
 
     def take(self, rules: Mapping[FrontendKey, Rule | None], surroundings: Surroundings, *, complete: bool) -> Delta:
         """Take in changes and say what they change in the table."""
@@ -297,16 +379,19 @@ class Desired:
     def _exchange(
         self, key: FrontendKey, old: Rule | None, new: Rule | None, surroundings: Surroundings, delta: Delta
     ) -> None:
-        gone = self._render(old) if old is not None else Rendered()
+        gone, come = Rendered(), Rendered()
         if old is not None:
+            detector, guard = self._elements_depend_on(self._known())
+            render_rule(old, self.numbers, gone, detector=detector, guard=guard)
             self._forget(old)
             self.rules.pop(key)
-        self._surroundings, before = surroundings, self._surroundings
-        come = self._render(new) if new is not None else Rendered()
-        self._surroundings = before
         if new is not None:
+            detector, guard = self._elements_depend_on(surroundings)
+            render_rule(new, self.numbers, come, detector=detector, guard=guard)
             self.rules[key] = new
-            self._note(new, come)
+            if new.affinity_timeout_s is not None:
+                self._sticky.setdefault(new.owner, set()).add(key)
+            self._note_shortfalls(come)
         _note_difference(gone.own, come.own, delta.removed)
         _note_difference(come.own, gone.own, delta.added)
         for name in gone.shared.keys() | come.shared.keys():
@@ -316,8 +401,13 @@ class Desired:
 
     def _count_flavours(self, flavours: list[Flavour], step: int) -> None:
         for flavour in flavours:
-            self._flavours[flavour.chain] = flavour
-            self._uses[flavour.chain] += step
+            name = flavour.chain
+            self._flavours[name] = flavour
+            self._uses[name] += step
+            if self._uses[name]:
+                self._spares.pop(name, None)
+            else:
+                self._spares[name] = None
 
     def _count_shared(self, name: str, gone: list[bytes], come: list[bytes], delta: Delta) -> None:
         change = Counter(come)
@@ -346,20 +436,40 @@ class Desired:
         self._addresses = after
 
     def _exchange_chains(self, before: Surroundings, after: Surroundings, delta: Delta) -> None:
-        for name in [name for name, uses in self._uses.items() if not uses]:
-            del self._uses[name], self._flavours[name]
-        if before == after:
-            kept = {name: chain for name, chain in self._chains.items() if name in self._uses or not is_pick(name)}
+        """Chains that nobody needs any more stay, within limits: a packet may be on its way to one right now, and the
+        next service of that size finds it."""
+        if len(self._spares) > MAX_SPARE_CHAINS:
+            for name in list(self._spares)[: MAX_SPARE_CHAINS // 2]:
+                self._drop_spare(name, delta)
+            self._release_ways()
+        if before != after:
+            anew = base_chains(after, self.family)
+            anew |= {name: pick_chain(one, after, self.family) for name, one in self._flavours.items()}
         else:
-            kept = base_chains(after, self.family)
-        fresh = {name: pick_chain(one, after, self.family) for name, one in self._flavours.items() if name not in kept}
-        fresh = {**kept, **fresh}
-        delta.put = {name: chain for name, chain in fresh.items() if self._chains.get(name) != chain}
-        delta.gone = [name for name in self._chains if name not in fresh]
-        self._chains = fresh
+            fresh = self._flavours.keys() - self._chains.keys()
+            if not fresh and not delta.gone:
+                return
+            anew = {name: chain for name, chain in self._chains.items() if name in self._flavours or not is_pick(name)}
+            anew |= {name: pick_chain(self._flavours[name], after, self.family) for name in fresh}
+        delta.put = {name: chain for name, chain in anew.items() if self._chains.get(name) != chain}
+        delta.gone = [name for name in self._chains if name not in anew]
+        for name in delta.put:
+            if (flavour := self._flavours.get(name)) is not None and name not in self._chains:
+                delta.added.setdefault(PICKS, {})[self._pick_key(flavour)] = Target(Do.GOTO, name)
+        self._chains = anew
+
+    def _drop_spare(self, name: str, delta: Delta) -> None:
+        flavour = self._flavours.pop(name)
+        del self._spares[name], self._uses[name]
+        if name in self._chains:
+            delta.gone.append(name)
+            delta.removed.setdefault(PICKS, {})[self._pick_key(flavour)] = Target(Do.GOTO, name)
 
     def adopt(self, elements: Mapping[str, Mapping[bytes, Value]]) -> None:
         """Use the affinity numbers of a table that is already there, as far as its frontends are known."""
+        for key, value in elements.get(PICKS, {}).items():
+            if isinstance(value, Target) and (flavour := flavour_named(value.chain)) is not None:
+                self.numbers.ways.adopt(flavour, unpack_number(key))
         frontends = {
             frontend_key(key): rule.owner for key, rule in self.rules.items() if rule.affinity_timeout_s is not None
         }
@@ -370,11 +480,7 @@ class Desired:
                     owner = frontends.get(key[:-4])
                     if owner is not None and isinstance(data, bytes) and len(data) == width + 4:
                         endpoint = address_port(ip_address(data[:width]), int.from_bytes(data[width:-2], "big"))
-                        self.ids.adopt(owner, unpack_number(key[-4:]), endpoint)
-
-    def _render(self, rule: Rule) -> Rendered:
-        detector, guard = self._elements_depend_on(self._known())
-        return render_rule(rule, self.ids, detector=detector, guard=guard)
+                        self.numbers.ids.adopt(owner, unpack_number(key[-4:]), endpoint)
 
     def _elements_depend_on(self, surroundings: Surroundings) -> tuple[bool, bool]:
         return bool(pod_tests(surroundings, self.family)), surroundings.guard_cluster_ips
@@ -387,11 +493,10 @@ class Desired:
             raise ValueError("no rules have been taken in yet")
         return self._surroundings
 
-    def _note(self, rule: Rule, rendered: Rendered) -> None:
-        if rendered.shortfalls:
-            self.shortfalls[rule.key] = tuple(rendered.shortfalls)
-        if rule.affinity_timeout_s is not None:
-            self._sticky.setdefault(rule.owner, set()).add(rule.key)
+    def _note_shortfalls(self, rendered: Rendered) -> None:
+        for one in rendered.shortfalls:
+            if one.frontend is not None:
+                self.shortfalls[one.frontend] = (*self.shortfalls.get(one.frontend, ()), one)
 
     def _forget(self, rule: Rule) -> None:
         self.shortfalls.pop(rule.key, None)
@@ -405,9 +510,9 @@ class Desired:
         for owner in owners:
             keys = self._sticky.get(owner)
             if keys is None:
-                self.ids.release(owner, None)
+                self.numbers.ids.release(owner, None)
             else:
-                self.ids.release(owner, (one for key in keys for one in self.rules[key].endpoints))
+                self.numbers.ids.release(owner, (one for key in keys for one in self.rules[key].endpoints))
 
 
 def _note_difference(

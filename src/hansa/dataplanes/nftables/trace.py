@@ -27,6 +27,7 @@ from hansa.dataplanes.nftables.objects import (
     InPrefix,
     InSet,
     Key,
+    Labelled,
     LookUpPriority,
     Marked,
     Masquerade,
@@ -50,7 +51,7 @@ from hansa.dataplanes.nftables.objects import (
     write_element,
     write_rule,
 )
-from hansa.net import Address, Packet
+from hansa.net import Address, IPFamily, Packet
 from hansa.rules.model import Because, Drop, Forward, NotHandled, Reject, Verdict
 from hansa.services.model import Endpoint
 
@@ -205,6 +206,8 @@ def walk(
         for chain in sorted(bases, key=lambda one: one.base.priority if one.base else 0):
             if passage.run(chain, 0) in (End.DROPPED, End.REJECTED):
                 return passage.fate
+        if not here:
+            passage.forward()
     return passage.fate
 
 
@@ -237,6 +240,14 @@ class _Passage:
         self._mark = 0
         self._priority = 0
         self._found: list[Found] = []
+
+    def forward(self) -> None:
+        """Between the hooks the kernel sets the priority of IPv4 packets from their type of service, which is 0 here.
+
+        Evidence: Linux, net/ipv4/ip_forward.c; its IPv6 counterpart leaves the priority alone.
+        """
+        if self._ruleset.family is IPFamily.IPV4:
+            self._priority = 0
 
     def run(self, chain: Chain, depth: int) -> End | None:
         """Pass a chain; None = it ended without a verdict."""
@@ -304,9 +315,9 @@ class _Passage:
                 self._priority = 0
             case LookUpPriority(key, name):
                 found = self._look_up(name, self._key(key))
-                if not isinstance(found, bytes):
+                if found is None or isinstance(found, Target):
                     return False
-                self._priority = unpack_number(found)
+                self._priority = unpack_number(found.data if isinstance(found, Labelled) else found)
             case Remember(key, _, _):
                 self._memory.setdefault(self._key(key), pack_number(self._priority))
             case Forget(key, _):
@@ -359,7 +370,7 @@ class _Passage:
                 return pack_number(self._priority & 0xFFFF0000)
         assert_never(selector)
 
-    def _look_up(self, name: str, key: bytes) -> bytes | Target | None:
+    def _look_up(self, name: str, key: bytes) -> Value | None:
         held = self._memory if name == "affinity" else self._ruleset.elements[name]
         found = held.get(key)
         if found is not None:

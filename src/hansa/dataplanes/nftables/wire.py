@@ -26,6 +26,7 @@ from hansa.dataplanes.nftables.objects import (
     InPrefix,
     InSet,
     Key,
+    Labelled,
     LookUpPriority,
     Marked,
     Masquerade,
@@ -333,7 +334,7 @@ def _typeof_part(part: Part, family: IPFamily) -> bytes:
 
 def encode_elements(spec: SetSpec, elements: Elements, family: IPFamily) -> Iterator[tuple[list[bytes], str]]:
     """The elements in portions that fit one message each, with the name of the portion's first element."""
-    size = ELEMENTS_PER_MESSAGE if spec.verdicts else PLAIN_ELEMENTS_PER_MESSAGE
+    size = ELEMENTS_PER_MESSAGE if spec.verdicts or spec.labelled else PLAIN_ELEMENTS_PER_MESSAGE
     items = list(elements.items())
     for start in range(0, len(items), size):
         portion = items[start : start + size]
@@ -346,6 +347,9 @@ def _encode_portion(spec: SetSpec, portion: list[tuple[bytes, Value]], family: I
         return [nf.range_element(key[:width], key[width:]) for key, _ in portion]
     if spec.data is None:
         return nf.bare_elements((key for key, _ in portion), width)
+    if spec.labelled:
+        labelled = ((key, value.data, value.comment) for key, value in portion if isinstance(value, Labelled))
+        return nf.labelled_elements(labelled, width, spec.data_bytes(family))
     if spec.data:
         plain = ((key, value) for key, value in portion if isinstance(value, bytes))
         return nf.plain_elements(plain, width, spec.data_bytes(family))
@@ -364,7 +368,7 @@ def _verdict_data(do: Do, chain: str) -> bytes:
 
 def decode_elements(spec: SetSpec, payload: bytes, family: IPFamily) -> dict[bytes, Value]:
     """The elements in one message of a dump of this set."""
-    if not spec.interval and not spec.verdicts:
+    if not spec.interval and not spec.verdicts and not spec.labelled:
         plain = nf.decode_plain_elements(payload, spec.key_bytes(family), spec.data_bytes(family))
         if plain is not None:
             return dict(plain)
@@ -375,7 +379,7 @@ def _decode_element(spec: SetSpec, raw: nf.RawElement) -> tuple[bytes, Value]:
     """Key and value of a dumped element. A verdict that hansa has no word for is kept as a jump to its number."""
     key = raw.key + raw.key_end if spec.interval else raw.key
     if raw.verdict is None:
-        return key, raw.data
+        return key, Labelled(raw.data, raw.comment) if spec.labelled else raw.data
     code, chain = raw.verdict
     known = {do.value: do for do in Do}
     return key, Target(known.get(code, Do.JUMP), chain or ("" if code in known else str(code)), raw.comment)

@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rules"}),
     frozenset({"services"}),
     frozenset({"api"}),
-    frozenset({"net", "errors", "config", "kubeproxy", "schedule", "metrics"}),
+    frozenset({"bounded", "net", "errors", "config", "kubeproxy", "schedule", "metrics"}),
 )
 
 # Modules that do I/O (the `!` of the house plan). Everything else is pure and importable on any system.
@@ -35,6 +35,7 @@ EDGES = frozenset(
     {
         "cli",
         "cli.app",
+        "cli.file_watch",
         "cli.inputs",
         "cli.options",
         "cli.planes",
@@ -42,9 +43,11 @@ EDGES = frozenset(
         "engine",
         "event_sender",
         "health",
+        "bounded",
         "lock",
         "sources.files",
         "sources.host",
+        "sources.node_gate",
         "sources.kubernetes.client",
         "dataplanes.nftables.apply",
         "dataplanes.nftables.host",

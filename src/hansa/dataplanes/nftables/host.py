@@ -200,10 +200,11 @@ def _old_table_has(family: IPFamily, table: str, chain: str) -> bool:
     domain, level = (
         (socket.AF_INET, socket.IPPROTO_IP) if family is IPFamily.IPV4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
     )
-    with closing(socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+    # iptables itself takes a raw socket, for which CAP_NET_ADMIN alone does not do; the option is there on any.
+    with closing(socket.socket(domain, socket.SOCK_DGRAM)) as one:
 
         def ask(option: int, question: bytes) -> bytes:
-            return _ask_option(raw, level, option, question)
+            return _ask_option(one, level, option, question)
 
         name = table.encode()
         *_, size_bytes = _INFO.unpack(ask(_GET_INFO, _INFO.pack(name, *[0] * 13)))

@@ -25,6 +25,22 @@ class ApiCall:
     retried_code: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of one request that was made to see whether it is allowed.
+
+    code: the HTTP status, 0 = there was no answer. words: the refusal's own, or why there was no answer. date: as the
+    server told it, "" = it did not. at: when that was, in seconds since 1970 by our clock. found: objects in the answer
+    to a list, which asks for one, None = it was none.
+    """
+
+    code: int
+    words: str = ""
+    date: str = ""
+    at: float = 0.0
+    found: int | None = None
+
+
 OnCall = Callable[[ApiCall], None]
 NO_ANSWER = "<error>"
 

@@ -25,9 +25,10 @@ from yarl import URL
 from hansa import __version__
 from hansa.api.change import Change, Upsert
 from hansa.api.objects import Kind, Node
+from hansa.bounded import read_file
 from hansa.config import Config
 from hansa.errors import ConfigError, Fault, SourceError
-from hansa.sources.kubernetes.calls import NO_ANSWER, ApiCall, OnCall, RateLimit, ignore
+from hansa.sources.kubernetes.calls import NO_ANSWER, ApiCall, OnCall, RateLimit, Tried, ignore
 from hansa.sources.kubernetes.credentials import EXEC_INFO_VARIABLE, Issued, exec_info, parse_exec_credential
 from hansa.sources.kubernetes.kubeconfig import (
     SERVICE_ACCOUNT_FOLDER,
@@ -45,13 +46,18 @@ from hansa.sources.kubernetes.kubeconfig import (
     parse_kubeconfig,
 )
 from hansa.sources.kubernetes.lines import LineSplitter
-from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, Request, Watch, WatchSettings
+from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, Request, Watch, WatchSettings, status_message
 from hansa.sources.selection import NODES_PATH, Selection, selection
 
 __all__ = ["ClientSettings", "EventClient", "KubernetesSource", "Written", "load_connection", "read_nodes"]
 
 USER_AGENT = f"hansa/{__version__} (kube-proxy compatible)"
 LONGEST_REFUSAL_BYTES = 64 * 1024  # of a refusal only the Status is read, which is far shorter
+# A list in one page, as it is asked for after a page has expired: 550,000 endpoints were 161 MB. Beyond this it is an
+# attack or a mistake, and the memory of the node is worth more than the list.
+LONGEST_LIST_BYTES = 1024 * 1024 * 1024
+LONGEST_KUBECONFIG_BYTES = 4 * 1024 * 1024  # with all its certificates
+LONGEST_CREDENTIAL_BYTES = 1024 * 1024  # a token, a certificate, or what a plugin prints
 BAD_REQUEST = 400  # the first status that is a failure
 QUEUED_BATCHES = 16  # when the engine is slower than the server, the rest waits in the server's socket
 PLUGIN_OUTPUT_SHOWN = 300  # characters of a failed plugin's error output in the status line
@@ -68,7 +74,7 @@ class ClientSettings:
 
     watch_idle_s: API servers send a bookmark about once a minute, so a watch that is silent for longer than two is
     taken for dead; where a server sends none, asking again is cheap. list_idle_s: the same for all other answers.
-    compress: ask for gzip, None = unless the server is this machine (it inflates 290 MB/s; libraries.md section 2).
+    compress: ask for gzip, None = unless the server is this machine (it inflates 290 MB/s, as measured).
     qps, burst: the client's own limit on requests, None = none: watches need very few.
     """
 
@@ -254,6 +260,25 @@ class _Api:
         finally:
             self._end(call, is_stream=False)
 
+    async def look(self, selected: Selection, verb: str) -> Tried:
+        """Try a list of one object, or the beginning of a watch; whatever happens is the answer."""
+        wanted = (("watch", "true"), ("timeoutSeconds", "1")) if verb == "watch" else (("limit", "1"),)
+        selectors = (("labelSelector", selected.label_selector), ("fieldSelector", selected.field_selector))
+        query = tuple((name, value) for name, value in (*selectors, *wanted) if value)
+        request = Request(selected.path, query, is_stream=verb == "watch")
+        try:
+            async with self._send("GET", request.path, await self._access.grant(), request=request) as answer:
+                tried = Tried(answer.status, date=answer.headers.get("Date", ""), at=time.time())
+                if answer.status != OK:
+                    said = await answer.content.read(LONGEST_REFUSAL_BYTES)
+                    return replace(tried, words=status_message(said))
+                if request.is_stream:
+                    return tried
+                found = _count_items(await _body(answer, LONGEST_LIST_BYTES))
+                return replace(tried, found=found, words="" if found is not None else "the answer is not a list")
+        except (aiohttp.ClientError, OSError, SourceError) as error:
+            return Tried(0, _describe(error))
+
     @asynccontextmanager
     async def _send(
         self,
@@ -310,6 +335,17 @@ class _Api:
         self._calls.on_call(told)
 
 
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw] | None = None
+
+
+def _count_items(page: bytes) -> int | None:
+    try:
+        return len(msgspec.json.decode(page, type=_Items).items or ())
+    except msgspec.DecodeError:
+        return None
+
+
 @dataclass(slots=True)
 class _Call:
     """A request under way."""
@@ -333,7 +369,7 @@ async def _receive(answer: aiohttp.ClientResponse, watch: Watch, deliver: Delive
         return len(body)
     watch.receive_status(OK)
     if not is_stream:
-        page = await answer.read()
+        page = await _body(answer, LONGEST_LIST_BYTES)
         with _collector_paused():
             batch = watch.receive_page(page)
         await deliver(batch)
@@ -348,6 +384,18 @@ async def _receive(answer: aiohttp.ClientResponse, watch: Watch, deliver: Delive
         if watch.is_over:
             break
     return size
+
+
+async def _body(answer: aiohttp.ClientResponse, longest_bytes: int) -> bytes:
+    """The whole of it, unpacked. Raises SourceError if it is longer than that."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in answer.content.iter_any():
+        size += len(chunk)
+        if size > longest_bytes:
+            raise SourceError(f"the answer is longer than {longest_bytes} bytes")
+        parts.append(chunk)
+    return b"".join(parts)
 
 
 def _seconds(retry_after: str) -> float:
@@ -507,7 +555,7 @@ class _Access:
             hint = f" ({plugin.install_hint})" if plugin.install_hint else ""
             raise SourceError(f"cannot start {plugin.command}: {error.strerror or error}{hint}") from None
         try:
-            output, complaint = await asyncio.wait_for(process.communicate(), self._plugin_timeout_s)
+            output, complaint = await asyncio.wait_for(_outputs(process), self._plugin_timeout_s)
         except TimeoutError:
             raise SourceError(f"{plugin.command} did not answer within {self._plugin_timeout_s:g} s") from None
         finally:
@@ -519,6 +567,23 @@ class _Access:
             said = complaint.decode("utf-8", "replace").strip()[-PLUGIN_OUTPUT_SHOWN:]
             raise SourceError(f"{plugin.command} ended with {process.returncode}: {said}")
         return parse_exec_credential(output, plugin)
+
+
+async def _outputs(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """What a program prints, as far as it is of use, once it has ended; it never has to wait for a reader."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    output, complaint = await asyncio.gather(_beginning(process.stdout), _beginning(process.stderr))
+    await process.wait()
+    return output, complaint
+
+
+async def _beginning(stream: asyncio.StreamReader) -> bytes:
+    """Read to the end, and keep the first LONGEST_CREDENTIAL_BYTES."""
+    kept = bytearray()
+    while chunk := await stream.read(64 * 1024):
+        kept += chunk[: LONGEST_CREDENTIAL_BYTES - len(kept)]
+    return bytes(kept)
 
 
 async def read_nodes(connection: Connection, settings: ClientSettings | None = None) -> tuple[Node, ...]:
@@ -546,6 +611,18 @@ async def read_nodes(connection: Connection, settings: ClientSettings | None = N
     return tuple(one.object for one in found if isinstance(one, Upsert) and isinstance(one.object, Node))
 
 
+async def try_access(
+    connection: Connection, config: Config, settings: ClientSettings | None = None
+) -> dict[tuple[Kind, str], Tried]:
+    """List and watch each kind, as little as there is to have; by kind and verb. For people who want to know why."""
+    settings = settings or ClientSettings()
+    asked = [(kind, verb) for kind in Kind for verb in ("list", "watch")]
+    async with _session(connection, settings) as session:
+        api = _Api(connection, settings, session, _Calls())
+        answers = await asyncio.gather(*(api.look(selection(kind, config), verb) for kind, verb in asked))
+    return dict(zip(asked, answers, strict=True))
+
+
 def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]) -> Connection:
     """How to reach the API server, by kube-proxy's rules: in-cluster if neither argument is given (both may be "").
 
@@ -554,7 +631,7 @@ def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]
     if kubeconfig:
         path = Path(on_host(kubeconfig, environment))
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_file(path, LONGEST_KUBECONFIG_BYTES).decode("utf-8-sig")
         except FileNotFoundError:
             raise ConfigError(Fault("kubeconfig", f"stat {kubeconfig}: no such file or directory")) from None
         except (OSError, UnicodeDecodeError) as error:
@@ -567,7 +644,7 @@ def load_connection(kubeconfig: str, master: str, environment: Mapping[str, str]
     contents: dict[str, bytes | None] = {"token": None, "ca.crt": None}
     for name in contents:
         with suppress(OSError):  # None says so; what it means is decided below
-            contents[name] = Path(folder, name).read_bytes()
+            contents[name] = read_file(Path(folder, name), LONGEST_CREDENTIAL_BYTES)
     token = contents["token"]
     return in_cluster_connection(
         environment,
@@ -644,7 +721,7 @@ def _bearer(token: str) -> dict[str, str]:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_file(Path(path), LONGEST_CREDENTIAL_BYTES)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
 

@@ -12,22 +12,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import yaml
 
 from hansa import __version__
+from hansa.cli import file_watch
 from hansa.config import Config, LogConfig
 from hansa.errors import ConfigError, DataplaneError, SourceError
 from hansa.kubeproxy import configuration, flags, settle
 from hansa.kubeproxy.configuration import KUBERNETES_VERSION, Decoded, DecodeError
 from hansa.kubeproxy.flags import FlagError, Parsed
-from hansa.kubeproxy.settle import Completed, Documents, Level, StartError, Surroundings
+from hansa.kubeproxy.settle import Completed, Documents, Level, Reload, StartError, Surroundings
+from hansa.net import family_of
 from hansa.sources.host import read_host
 from hansa.sources.yaml_text import YamlFault, load, split_documents
 
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from hansa.api.objects import Node
     from hansa.cli.planes import Plane
     from hansa.engine import Engine
+    from hansa.health import Servers
     from hansa.sources import Source
+    from hansa.sources.node_gate import NodeFailure, Notice
 
 _logger = logging.getLogger("hansa.proxy")
 
@@ -119,6 +123,7 @@ def _start(parsed: Parsed) -> int:
         windows=sys.platform == "win32" or bool(parsed.text("hns")),
         kube_network=os.environ.get("KUBE_NETWORK", ""),
     )
+    digests = file_watch.read_digests(_config_files(parsed))  # before they are read: no change is missed
     completed = settle.complete(parsed, _read_documents(parsed), surroundings)
     log_config = settle.check_logging(completed)
     _log_to(log_config)
@@ -134,7 +139,7 @@ def _start(parsed: Parsed) -> int:
         return _clean_up(completed)
     if parsed.is_set("init-only"):
         return _initialise(completed, config)
-    return _Proxy(parsed, completed, config).run()
+    return _Proxy(parsed, completed, config, digests).run()
 
 
 def _check_version(parsed: Parsed) -> None:
@@ -174,10 +179,12 @@ def _read_documents(parsed: Parsed) -> Documents:
     return Documents(main, own)
 
 
-def _load(name: str) -> list[tuple[object, list[str]]]:
-    from hansa.sources.kubernetes.client import on_host
+def _config_files(parsed: Parsed) -> list[Path]:
+    return [_on_host(name) for name in (parsed.text("config"), parsed.text("hansa-config")) if name]
 
-    path = Path(on_host(name, os.environ))
+
+def _load(name: str) -> list[tuple[object, list[str]]]:
+    path = _on_host(name)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -237,20 +244,32 @@ def _initialise(completed: Completed, config: Config) -> int:
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class _Proxy:
     """The proxy itself, from the API connection on."""
 
-    parsed: Parsed
-    completed: Completed
-    config: Config
+    def __init__(self, parsed: Parsed, completed: Completed, config: Config, digests: file_watch.Digests) -> None:
+        """digests: of the configuration files, as they were read."""
+        self._parsed = parsed
+        self._digests = digests
+        self._completed = completed
+        self._config = config
+        self._failure = ""
+        self._stop: Callable[[], None] = lambda: None
+        self._servers: Servers | None = None
 
     def run(self) -> int:
         from hansa.cli import inputs, options, planes
-        from hansa.sources.kubernetes.client import load_connection
+        from hansa.sources.kubernetes.client import ClientSettings, load_connection
+        from hansa.sources.kubernetes.watch import WatchSettings
+        from hansa.sources.node_gate import GatedSource
 
-        parsed, config = self.parsed, self.config
-        access = settle.api_access(self.completed)
+        parsed, config = self._parsed, self._config
+        access = settle.api_access(self._completed)
+        client = ClientSettings(
+            watch=WatchSettings(watch_list=access.watch_list),
+            qps=access.qps if access.qps > 0 else None,
+            burst=access.burst,
+        )
         source = parsed.text("source") or options.KUBERNETES
         hns = parsed.text("hns")
         windows = planes.WindowsOptions(
@@ -260,31 +279,135 @@ class _Proxy:
         with ExitStack() as stack:
             lock = Path(parsed.text("lock")) if parsed.text("lock") else None
             inputs.hold_lock(stack.enter_context, lock, "hansa proxy", always=windows.native)
-            objects = inputs.open_source(source, config, connect)
+            cluster = inputs.open_source(source, config, connect, client)
             known: Sequence[Node] = ()
             if not inputs.is_kubernetes(source):
                 known = options.nodes(inputs.read_once(source).changes)
             elif hns == "emulator":
                 known = inputs.cluster_nodes(connect())
-            plane = stack.enter_context(planes.open_plane(self.completed.surroundings.plane, config, known, windows))
-            objects = plane.attend(objects)
+            plane = stack.enter_context(planes.open_plane(self._completed.surroundings.plane, config, known, windows))
+            objects = GatedSource(plane.attend(cluster), config, tell=self._on_node, fail=self._on_failure)
             if parsed.text("hns-listen"):
                 stack.enter_context(options.offer(plane.host, parsed.text("hns-listen")))
-            return self._serve(plane, objects)
+            return self._serve(plane, objects, cluster)
 
-    def _serve(self, plane: Plane, objects: Source) -> int:
+    def _serve(self, plane: Plane, objects: Source, cluster: Source) -> int:
         from hansa.engine import Engine
 
         _say(logging.INFO, "Version info", version=KUBERNETES_VERSION, hansa=__version__)
         engine = Engine(plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses)
+        self._config = plane.config
         _handle_other_signals()
-        return asyncio.run(self._follow(engine, plane.config))
+        return asyncio.run(self._follow(engine, cluster))
 
-    async def _follow(self, engine: Engine, config: Config) -> int:
+    async def _follow(self, engine: Engine, cluster: Source) -> int:
+        """Until a signal, or until something says that a new start is needed."""
         from hansa import health
+        from hansa.engine import run
+        from hansa.sources.kubernetes.client import KubernetesSource
 
-        ended_by = await health.run(engine, config)
-        return 128 + ended_by if ended_by is not None else 0
+        self._stop = engine.stop
+        watching = asyncio.create_task(self._watch_files(engine))
+        watching.add_done_callback(_log_bug)
+        try:
+            kubernetes = cluster if isinstance(cluster, KubernetesSource) else None
+            async with health.serving(engine, self._config, cluster=kubernetes) as servers:
+                self._servers = servers
+                ended_by = await run(engine)
+        finally:
+            watching.cancel()
+        if ended_by is not None:
+            return 128 + ended_by
+        return _fail(self._failure, ()) if self._failure else 0
+
+    def _end(self, text: str) -> None:
+        """End with an error, rules as they are."""
+        self._failure = text
+        self._stop()
+
+    # -- the node
+
+    def _on_failure(self, failure: NodeFailure) -> None:
+        self._end(str(failure))
+
+    def _on_node(self, notice: Notice) -> None:
+        from hansa.sources import node_gate
+
+        match notice:
+            case node_gate.Opened(node):
+                self._judge_node(node)
+            case node_gate.AddressesChanged(before, after):
+                _say(
+                    logging.WARNING,
+                    "node addresses changed, rules follow",
+                    before=", ".join(map(str, before)),
+                    after=", ".join(map(str, after)),
+                )
+            case node_gate.NodeGone(name):
+                _say(logging.ERROR, "Node deleted; what is known of it stays in force", node=name)
+            case _:
+                assert_never(notice)
+
+    def _judge_node(self, node: Node | None) -> None:
+        told, pod_cidrs = (node.addresses, node.pod_cidrs) if node is not None else ((), ())
+        addresses = (*self._config.bind_addresses, *told)
+        if not addresses:
+            text = "Can't determine this node's IP; node ports answer on all its addresses until the Node tells it, "
+            _say(logging.ERROR, f"{text}or --bind-address does", node=self._config.node_name)
+        families = frozenset(family_of(address) for address in addresses)
+        pods = frozenset(family_of(prefix) for prefix in pod_cidrs)
+        plane = self._completed.surroundings.plane
+        if wrong := settle.wrong_families(self._config, families, pods, plane):
+            self._end(f"kube-proxy configuration is incorrect: {wrong}")
+            return
+        for text in settle.warnings_on_node(self._config, families, plane):
+            _say(logging.WARNING, "configuration", text=text)
+
+    # -- the files
+
+    async def _watch_files(self, engine: Engine) -> None:
+        paths = _config_files(self._parsed)
+        if not paths or self._completed.reload is Reload.IGNORE:
+            return
+        async for _ in file_watch.changes(paths, self._digests):
+            if self._completed.reload is Reload.EXIT:
+                self._end("content of the proxy server's configuration file was updated")
+                return
+            await self._reload(engine)
+
+    async def _reload(self, engine: Engine) -> None:
+        """Apply what can be applied under working rules; say what cannot."""
+        try:
+            new = settle.complete(self._parsed, _read_documents(self._parsed), self._completed.surroundings)
+            log_config, config = settle.check_logging(new), settle.check(new)
+        except StartError as error:
+            _say(logging.ERROR, "changed configuration is wrong, the one before stays in force", err=error)
+            return
+        found = settle.difference(self._completed, new, old_config=self._config, new_config=config)
+        _log_to(log_config)
+        self._completed = new
+        fields = {name: getattr(config, name) for name in found.live if name in settle.LIVE_FIELDS}
+        if fields:
+            self._config = replace(self._config, **fields)
+            await engine.reconfigure(self._config)
+            if self._servers is not None:
+                self._servers.reconfigure(self._config)
+        _say(logging.INFO, "changed configuration applied", applied=", ".join(found.live) or "nothing")
+        if found.restart:
+            _say(logging.WARNING, "changed configuration needs a restart", settings=", ".join(found.restart))
+
+
+def _log_bug(task: asyncio.Task[None]) -> None:
+    """What ends a task that should go on is a bug; without this nobody would hear of it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _logger.error("configuration files are watched no more", exc_info=error)
+
+
+def _on_host(name: str) -> Path:
+    """Where a path of the command line lies; in a HostProcess container that may be elsewhere."""
+    from hansa.sources.kubernetes.client import on_host
+
+    return Path(on_host(name, os.environ))
 
 
 def _handle_other_signals() -> None:

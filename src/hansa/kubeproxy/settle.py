@@ -15,6 +15,7 @@ from hansa.config import (
     METRICS_PORT,
     OFF,
     Config,
+    DetectLocalMode,
     LogConfig,
     VModule,
     config_warnings,
@@ -45,7 +46,7 @@ from hansa.kubeproxy.configuration import (
 )
 from hansa.kubeproxy.flags import Flag, Origin, Parsed, read_quantity, read_vmodule
 from hansa.kubeproxy.keys import BY_PATH, KEYS
-from hansa.net import IPFamily
+from hansa.net import IPFamily, family_of
 
 
 class Level(enum.Enum):
@@ -349,6 +350,21 @@ def warnings_on_node(config: Config, families: Iterable[IPFamily], plane: str) -
     return tuple(str(one) for one in found if one.field not in BY_PATH or plane in BY_PATH[one.field].planes)
 
 
+def wrong_families(config: Config, node: frozenset[IPFamily], pods: frozenset[IPFamily], plane: str) -> str:
+    """Why pods cannot be recognised on a node of one family, "" if they can. pods: families of the Node's podCIDRs."""
+    if plane not in BY_PATH["clusterCIDR"].planes or len(node) != 1:
+        return ""
+    (family,) = node
+    match config.detect_local_mode:
+        case DetectLocalMode.CLUSTER_CIDR:
+            given, what = frozenset(family_of(prefix) for prefix in config.cluster_cidrs), "clusterCIDR"
+        case DetectLocalMode.NODE_CIDR:
+            given, what = pods, "the Node's podCIDRs"
+        case _:
+            return ""
+    return f"cannot match {what} with {family}, this node's only family" if given and family not in given else ""
+
+
 # -- checks ----------------------------------------------------------------------------------------------------------
 
 
@@ -484,4 +500,5 @@ __all__ = [
     "difference",
     "proxy_mode",
     "warnings_on_node",
+    "wrong_families",
 ]

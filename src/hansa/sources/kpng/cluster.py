@@ -7,7 +7,7 @@ is missing, and `LOST` says so.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from hansa.api.objects import EndpointSlice, Node, Service, SliceEndpoint, SlicePort
@@ -61,15 +61,15 @@ def node_item(node: Node) -> Item:
     return Item(path, shared.set_op(localv1.Set.GlobalNodeInfos, path, message.SerializeToString()))
 
 
-def endpoint_items(service: Service, pieces: Iterable[EndpointSlice], zones: Mapping[str, str]) -> tuple[Item, ...]:
-    """Every endpoint of a Service's slices, by path. zones: of the nodes that have one."""
+def endpoint_items(service: Service, pieces: Iterable[EndpointSlice]) -> tuple[Item, ...]:
+    """Every endpoint of a Service's slices, by path."""
     found = {}
     for piece in pieces:
         if piece.family is None:
             continue
         overrides = _overrides(service, piece)
         for one in piece.endpoints:
-            message = _endpoint_info(piece, one, zones)
+            message = _endpoint_info(piece, one)
             message.Endpoint.PortOverrides.extend(overrides)
             message.Hash = _hash(message.SerializeToString(deterministic=True))
             path = f"{piece.namespace}|{service.name}|{piece.name}|v{one.address.version}-{one.address}"
@@ -87,15 +87,14 @@ def _overrides(service: Service, piece: EndpointSlice) -> list[localv1.PortName]
     return [localv1.PortName(Name=name, Port=number) for name, number in sorted(numbers.items())]
 
 
-def _endpoint_info(piece: EndpointSlice, one: SliceEndpoint, zones: Mapping[str, str]) -> globalv1.EndpointInfo:
-    node = one.node_name or ""
+def _endpoint_info(piece: EndpointSlice, one: SliceEndpoint) -> globalv1.EndpointInfo:
     return globalv1.EndpointInfo(
         Namespace=piece.namespace,
         SourceName=piece.name,
         ServiceName=piece.service or "",
         Endpoint=localv1.Endpoint(IPs=shared.ip_set((one.address,))),
         Conditions=globalv1.EndpointConditions(Ready=one.ready, Serving=one.serving, Terminating=one.terminating),
-        Topology=globalv1.TopologyInfo(Node=node, Zone=zones.get(node, "")),
+        Topology=globalv1.TopologyInfo(Node=one.node_name or ""),
         Hints=globalv1.TopologyHints(Zones=sorted(one.zone_hints), Nodes=sorted(one.node_hints)),
         TriggerTime=piece.trigger_time or 0.0,
     )

@@ -252,7 +252,7 @@ class NodesResponse(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeState, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("name", "api", "connected", "peer", "sent_revision", "report", "last_seen_s")
+    __slots__ = ("name", "api", "connected", "peer", "sent_revision", "report", "last_seen_s", "complete_revision", "state")
     NAME_FIELD_NUMBER: _ClassVar[int]
     API_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +260,8 @@ class NodeState(_message.Message):
     SENT_REVISION_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     LAST_SEEN_S_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     api: str
     connected: bool
@@ -267,4 +269,6 @@ class NodeState(_message.Message):
     sent_revision: int
     report: Report
     last_seen_s: float
-    def __init__(self, name: _Optional[str] = ..., api: _Optional[str] = ..., connected: _Optional[bool] = ..., peer: _Optional[str] = ..., sent_revision: _Optional[int] = ..., report: _Optional[_Union[Report, _Mapping[str, _Any]]] = ..., last_seen_s: _Optional[float] = ...) -> None: ...
+    complete_revision: int
+    state: str
+    def __init__(self, name: _Optional[str] = ..., api: _Optional[str] = ..., connected: _Optional[bool] = ..., peer: _Optional[str] = ..., sent_revision: _Optional[int] = ..., report: _Optional[_Union[Report, _Mapping[str, _Any]]] = ..., last_seen_s: _Optional[float] = ..., complete_revision: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...

@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -32,13 +32,13 @@ from typing import Any, Protocol, TypedDict, TypeVar, assert_never
 from hansa.api.change import Delete, Malformed, Synced, Upsert
 from hansa.api.objects import Kind, Node, ObjectKey, Service, ServiceKey
 from hansa.config import Config
-from hansa.dataplanes.base import Dataplane, HostState, Outcome, Result, Shortfall, SyncReport
-from hansa.errors import Fault
+from hansa.dataplanes.base import Dataplane, HostState, Outcome, Renewing, Result, Shortfall, SyncReport
+from hansa.errors import DataplaneError, Fault
 from hansa.net import Address, IPFamily
 from hansa.pipeline import HealthCheck, HealthCheckKey, LocalPolicy, Pipeline, TriggerTime, in_force
 from hansa.rules.model import Conflict, RuleChanges
 from hansa.schedule import Backlog, RunKind, Schedule
-from hansa.services.model import GivenView
+from hansa.services.model import GivenView, ServicePortName
 from hansa.sources import News, Source
 from hansa.sources.host import read_host
 
@@ -214,6 +214,14 @@ class _Run:
     message: RuleChanges | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Renewal:
+    """Somebody waits for these ports to be made anew."""
+
+    ports: frozenset[ServicePortName]
+    report: asyncio.Future[SyncReport]
+
+
 Observer = Callable[[SyncRecord, SyncReport | None], None]
 
 
@@ -259,6 +267,7 @@ class Engine:
         self._reached = _Taken()
         self._trigger_times: tuple[TriggerTime, ...] = ()
         self._conflicts: tuple[Conflict, ...] = ()
+        self._renewals: list[_Renewal] = []
         self.counts = Counts()
         self.history: deque[SyncRecord] = deque(maxlen=HISTORY_LENGTH)
 
@@ -290,6 +299,21 @@ class Engine:
         """Ask for a sync though no object changed, for an operator or after a sign from the host. Moot before I1."""
         if self._pipeline.ready:
             self._request(full=full)
+
+    async def renew(self, ports: Collection[ServicePortName]) -> SyncReport:
+        """Have what these service ports have on the host made anew, and return the report of the run that did.
+
+        Other rules go on; what the run does besides is in its report, too. Raises DataplaneError if the dataplane has
+        no use for that, or there are no rules yet, and whatever ended the run.
+        """
+        if not isinstance(self._dataplane, Renewing):
+            raise DataplaneError(f"the dataplane {self._dataplane.name} keeps nothing that could be made anew")
+        if not self._pipeline.ready:
+            raise DataplaneError("Services and EndpointSlices are not complete yet: nothing is on the host by hansa")
+        asked = _Renewal(frozenset(ports), asyncio.get_running_loop().create_future())
+        self._renewals.append(asked)
+        self._request()
+        return await asked.report
 
     async def submit(self, batch: Sequence[News]) -> None:
         """Take changes in, as if a source had said them."""
@@ -471,9 +495,21 @@ class Engine:
 
     async def _hand_over(self, message: RuleChanges, kind: RunKind) -> SyncReport:
         now = self._clock.now()
-        report = await self._worker.run(
-            lambda: self._dataplane.sync(message, now=now, audit=kind >= RunKind.AUDIT),
-        )
+        renewals, self._renewals = self._renewals, []
+
+        def work() -> SyncReport:
+            if renewals and isinstance(self._dataplane, Renewing):
+                self._dataplane.renew({port for one in renewals for port in one.ports})
+            return self._dataplane.sync(message, now=now, audit=kind >= RunKind.AUDIT)
+
+        try:
+            report = await self._worker.run(work)
+        except Exception as error:
+            for one in renewals:
+                _raise(one.report, error)
+            raise
+        for one in renewals:
+            _give(one.report, report)
         self._conflicts = message.conflicts
         contested = tuple(str(conflict) for conflict in message.conflicts)
         return replace(report, conditions=(*contested, *report.conditions)) if contested else report

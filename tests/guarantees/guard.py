@@ -62,13 +62,17 @@ class _Parting:
 
 @dataclass
 class Guard:
-    """`breaches` collects; `calls` counts all calls, closes included."""
+    """`breaches` collects; `calls` counts all calls, closes included.
+
+    renewing: frontends whose load balancer somebody has asked to be made anew although it is as desired (F10).
+    """
 
     node: GuardedNode
     breaches: list[str] = field(default_factory=list)
     calls: int = 0
     protected: dict[Guid, HnsObject] = field(default_factory=dict)
     after_call: list[Callable[[], None]] = field(default_factory=list)
+    renewing: set[FrontendKey] = field(default_factory=set)
     _call: Call | None = None
     _down: bool = False
     _known: frozenset[Guid] = frozenset()
@@ -253,7 +257,7 @@ class Guard:
         if old is None or len(observed.claims(old.guid)) != 1:
             return
         frontend = observed.claims(old.guid)[0]
-        if len(observed.at_frontend(frontend)) == 1 and self._as_desired(old):
+        if len(observed.at_frontend(frontend)) == 1 and self._as_desired(old) and frontend not in self.renewing:
             self._partings.append(_Parting(frontend, frozenset(old.endpoints)))
 
     # --- after a call ---
@@ -283,7 +287,8 @@ class Guard:
         for gap in list(self._gaps.values()):
             if call.verb is HnsVerb.CREATE and frontend == gap.frontend:
                 del self._gaps[gap.frontend]
-                if gap.at_once and gap.modify_would_do and _settings(call.value) == _settings(gap.old):
+                asked = gap.frontend in self.renewing
+                if not asked and gap.at_once and gap.modify_would_do and _settings(call.value) == _settings(gap.old):
                     self.breach("I5", f"replaces {gap.frontend}, where Modify would do")
                 if error is None and not gap.at_once and not frozenset(gap.old.endpoints) & self._deleted:
                     self.breach("I5", f"calls come between the delete and the create of {gap.frontend}")

@@ -48,6 +48,7 @@ from hansa.hns.schema import (
 from hansa.net import Address, parse_address, parse_prefix
 from hansa.pipeline import Pipeline
 from hansa.rules.model import FrontendKey, Rule, RuleChanges
+from hansa.services.model import ServicePortName
 from hansa.testing import L1, L2, NODE, NODE_ADDRESSES, NODE_IP, R1, R2, config, endpoint, endpoint_slice, service
 
 WITH_MODIFY, WITHOUT_MODIFY = plain(ZN23H2), plain(WS2022)
@@ -161,6 +162,13 @@ class GuardedNode:
         report = self.dataplane.sync(message, now=now, audit=audit)
         self.guard.end_pass(report)
         return report
+
+    def renew(self, *owners: ServicePortName, alone: bool = False) -> None:
+        """Have the load balancers of these service ports made anew by the next sync."""
+        names = {str(owner) for owner in owners}
+        wanted = self.dataplane.situation.wanted.balancers
+        self.guard.renewing.update(key for key, one in wanted.items() if names.intersection(one.owners))
+        self.dataplane.renew(owners, alone=alone)
 
     def audit(self) -> SyncReport:
         return self.sync(audit=True)

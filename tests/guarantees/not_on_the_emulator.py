@@ -21,8 +21,8 @@ class Elsewhere:
 
 ELSEWHERE: dict[str, Elsewhere] = {
     "F10": Elsewhere(
-        True,
-        "the content that HNS lists is right and only the kernel's is wrong: nothing that the emulator holds differs",
+        False,
+        "that HNS lists the right content and the kernel holds another: whether a load balancer made anew heals it",
     ),
     "F27": Elsewhere(False, "which field of a load balancer tells that the switch has not applied it is not known"),
     "F42": Elsewhere(False, "that a wildcard listener blocks a VIP's port is a property of Server 2019's sockets"),

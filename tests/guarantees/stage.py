@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,7 @@ from hansa.dataplanes.base import Change as PlannedChange
 from hansa.dataplanes.base import SyncReport
 from hansa.engine import Engine, SyncRecord
 from hansa.rules.model import RuleChanges
+from hansa.services.model import ServicePortName
 from hansa.testing import NODE_ADDRESSES
 
 
@@ -45,6 +46,9 @@ class _Guarded:
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[PlannedChange]:
         return self._node.dataplane.plan(changes, now=now)
+
+    def renew(self, owners: Collection[ServicePortName]) -> None:
+        self._node.renew(*owners)
 
     def close(self) -> None:
         self._node.dataplane.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 import pytest
+from tests.engine_stage import in_loop
 from tests.guarantees.node import (
     LOCAL_1,
     LOCAL_2,
@@ -12,23 +15,30 @@ from tests.guarantees.node import (
     REMOTE_2,
     WITH_MODIFY,
     WITHOUT_MODIFY,
+    GuardedNode,
+    at_frontend,
     bridge,
     many,
+    overlay,
     plain,
 )
+from tests.guarantees.stage import Stage, stage
 
 from hansa.api.objects import Policy
-from hansa.dataplanes.base import Outcome
-from hansa.dataplanes.windows.objects import conjured_mac
+from hansa.dataplanes.base import HostState, Outcome, SyncReport
+from hansa.dataplanes.windows.objects import DesiredLoadBalancer, conjured_mac
 from hansa.hns.api import HnsKind, HnsVerb
-from hansa.hns.emulator import WS2019, Build
-from hansa.hns.schema import PortMapping
-from hansa.net import parse_address
+from hansa.hns.emulator import WS2019, Build, Call
+from hansa.hns.schema import HnsLoadBalancer, PortMapping
+from hansa.net import Protocol, parse_address
+from hansa.rules.model import RuleChanges
+from hansa.services.model import ServicePortName
 from hansa.testing import L1, L2, R1, R2, WEB, endpoint, endpoint_slice, port, service, slice_port
 
 BOTH = pytest.mark.parametrize("build", [WITHOUT_MODIFY, WITH_MODIFY], ids=["replace", "modify"])
 LB = HnsKind.LOAD_BALANCER
 ALL_OF_WEB = ["10.96.0.10:80/tcp", "203.0.113.7:80/tcp", "203.0.113.80:80/tcp", "node:30080/tcp"]
+HTTP = ServicePortName("d", "web", "http", Protocol.TCP)
 EVERYONE = [LOCAL_1, LOCAL_2, REMOTE_1, REMOTE_2]
 
 
@@ -201,6 +211,131 @@ def test_F09_what_hns_restores_after_a_restart_is_adopted(late: bool) -> None:
         assert node.emulator.refusals["EV-03"] >= 1, "0xB7: it is there already"
     else:
         assert node.writes == []
+
+
+@pytest.mark.parametrize("kind", ["replace", "modify", "overlay"])
+def test_F10_on_demand_the_load_balancers_of_one_service_are_made_anew_a_gap_of_one_call_each(kind: str) -> None:
+    """Its node port, VIPs and health check, each under another id; nobody else's, and never two of them at once."""
+    web = replace(WEB, external_policy=Policy.LOCAL, health_check_node_port=32000)
+    objects = web, endpoint_slice("web-a", [L1, R1]), *many(5)
+    if kind == "overlay":
+        node = overlay(*objects)
+    else:
+        build = WITH_MODIFY if kind == "modify" else WITHOUT_MODIFY
+        node = bridge(*objects, build=build, forward_health_check_vip=True)
+    node.settle()
+    before, endpoints, served = node.balancers(), node.emulator.endpoints(), node.served()
+    of_web = {*ALL_OF_WEB, *(name for name in served if "32000" in name)}
+    assert len(of_web) == (4 if kind == "overlay" else 5)
+    absent: list[set[str]] = []
+    node.guard.after_call.append(lambda: absent.append(set(served) - set(node.served())))
+    node.renew(HTTP)
+    report = node.sync()
+    assert report.ok
+    assert {result.change.why for result in report.results} == {"to be made anew"}
+    written = node.written()
+    assert written == [f"{verb} {name}" for name in _in_order(written) for verb in ("delete", "create")]
+    assert set(_in_order(written)) == of_web
+    assert all(len(each) <= 1 and each <= of_web for each in absent)
+    assert node.served() == served
+    assert node.emulator.endpoints() == endpoints
+    after = node.balancers()
+    assert {name for name in served if after[name].guid != before[name].guid} == of_web
+    node.forget()
+    assert node.period().ok
+    assert node.writes == [], "it was asked for once"
+
+
+def _in_order(written: list[str]) -> list[str]:
+    """The names of what was written, each once."""
+    return list(dict.fromkeys(line.split(" ", 1)[1] for line in written))
+
+
+def test_F10_what_fails_on_the_way_is_tried_again_and_nothing_else_waits_for_it() -> None:
+    """One cannot be deleted, another not be created again: both are new in the end, and the gap is closed first."""
+    node = bridge(WEB, endpoint_slice("web-a", [L1]))
+    node.settle()
+    before = node.balancers()
+    node.refuse(0x803B0007, HnsVerb.DELETE, LB, times=2, where=_about("10.96.0.10:80/tcp", before))
+    node.refuse(0x803B0007, HnsVerb.CREATE, LB, where=at_frontend("203.0.113.7:80/tcp"))
+    node.renew(HTTP)
+    report = node.sync()
+    assert set(report.pending) == {"10.96.0.10:80/tcp", "203.0.113.7:80/tcp"}
+    assert "10.96.0.10:80/tcp" in node.served(), "it could not be deleted, so it serves"
+    assert report.retry_at is not None
+    assert report.retry_at - node.now <= 2.0
+    node.wait(2.0)
+    assert node.sync().ok
+    after = node.balancers()
+    assert set(after) == set(before)
+    assert all(after[name].guid != before[name].guid for name in before)
+
+
+def _about(name: str, balancers: Mapping[str, HnsLoadBalancer]) -> Callable[[Call], bool]:
+    return lambda call: call.guid == balancers[name].guid
+
+
+def test_F10_while_hns_is_away_the_order_stands_and_what_is_others_stays() -> None:
+    """Asked for during an outage; and a frontend that another program holds is none of ours to make anew."""
+    node = bridge(WEB, endpoint_slice("web-a", [L1]))
+    node.add_balancer("203.0.113.7", owner="other")
+    node.sync()
+    before = node.balancers()
+    node.emulator.stop()
+    node.renew(HTTP)
+    assert node.sync().state is HostState.UNAVAILABLE
+    node.emulator.start()
+    node.wait(11.0)
+    node.sync()
+    after = node.balancers()
+    changed = {name for name in after if after[name].guid != before[name].guid}
+    assert changed == {"10.96.0.10:80/tcp", "203.0.113.80:80/tcp", "node:30080/tcp"}
+    node.forget()
+    node.period()
+    assert node.writes == []
+
+
+def test_F10_without_a_running_hansa_nothing_but_that_service_is_touched() -> None:
+    """A process of its own, with everything that the API says, and much to do that is not asked for."""
+    node = bridge(WEB, endpoint_slice("web-a", [L1]), *many(5))
+    node.settle()
+    before = node.balancers()
+    node.remove_balancer("10.96.16.0:80/tcp")
+    node.put(*many(2, first=10))
+    node.start()
+    message = node.pipeline.take()
+    assert message is not None
+    node.guard.renewing.update(each.key.frontend for each in before_of(node, message))
+    node.dataplane.renew([HTTP], alone=True)
+    report = node.hand_over(message, now=node.now, audit=False)
+    assert not node.guard.breaches
+    assert set(_in_order(node.written())) == set(ALL_OF_WEB)
+    assert not report.again
+    after = node.balancers()
+    assert {name for name in after if after[name].guid != before[name].guid} == set(ALL_OF_WEB)
+    assert "10.96.16.0:80/tcp" not in after
+
+
+def before_of(node: GuardedNode, message: RuleChanges) -> tuple[DesiredLoadBalancer, ...]:
+    return node.dataplane.render(message, now=node.now).load_balancers
+
+
+@in_loop
+async def test_F10_a_running_hansa_does_it_between_its_other_work() -> None:
+    """The engine answers with the report of the run that did it, and says who cannot."""
+    on_node = bridge(WEB, endpoint_slice("web-a", [L1]))
+    async with stage(on_node) as on:
+        before = on_node.balancers()
+        report = await asyncio.wait_for(_while_time_passes(on, on.engine.renew([HTTP])), 30)
+        assert [result.outcome for result in report.results] == [Outcome.DONE] * 4
+        after = on_node.balancers()
+        assert all(after[name].guid != before[name].guid for name in before)
+
+
+async def _while_time_passes(on: Stage, awaited: Awaitable[SyncReport]) -> SyncReport:
+    asked = asyncio.ensure_future(awaited)
+    await on.pass_time(5)
+    return await asked
 
 
 def test_F02_of_another_frontend_is_left_where_it_is() -> None:

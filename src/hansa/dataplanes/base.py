@@ -7,9 +7,9 @@ applies the difference. It runs in one worker thread; the engine never touches i
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from hansa.net import IPFamily
 from hansa.rules.model import FrontendKey, RuleChanges
@@ -162,3 +162,11 @@ class Dataplane(Protocol):
 
     def close(self) -> None:
         """Release handles. Rules stay on the host."""
+
+
+@runtime_checkable
+class Renewing(Protocol):
+    """A dataplane whose host may hold other than it says, so that what looks as desired can be made anew on demand."""
+
+    def renew(self, owners: Collection[ServicePortName]) -> None:
+        """In the next sync, make what these service ports have on the host anew, once, with the shortest gap."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hansa.config import Config
-from hansa.dataplanes.base import Change, HostState, ObjectCounts, Outcome, Result, SyncReport
+from hansa.dataplanes.base import Change, HostState, ObjectCounts, Outcome, Result, SyncReport, Verb
 from hansa.dataplanes.windows.backoff import Backoff, RetryKey
 from hansa.dataplanes.windows.census import adopted, census, made
 from hansa.dataplanes.windows.compare import (
@@ -51,6 +51,7 @@ from hansa.hns.errors import ErrorClass
 from hansa.hns.features import Feature, supports
 from hansa.net import Address
 from hansa.rules.model import FrontendKey, RuleChanges, Surroundings
+from hansa.services.model import ServicePortName
 
 GRACE_AUDITS = 2  # audits before leftovers without our mark are deleted under takeover (H.5)
 ROUNDS = 2  # a place is planned again once within a pass, after another look at HNS (H.6)
@@ -94,6 +95,8 @@ class WindowsDataplane:
         self._drifted: set[FrontendKey | Address] = set()
         self._surroundings: Surroundings | None = None
         self._sight = Sight(client, observer, self._observed, config.windows.network_name)
+        self._renewals: set[str] = set()  # service ports, until the next pass that comes to work
+        self._alone = False
         self._complete = False
         self._seen_once = False
         self._audits = 0
@@ -155,6 +158,15 @@ class WindowsDataplane:
         if not quiet._sight.clear:
             raise DataplaneError(quiet._sight.text)
         return quiet
+
+    def renew(self, owners: Collection[ServicePortName], *, alone: bool = False) -> None:
+        """In the next sync, delete and create every load balancer of these service ports, each pair of calls adjacent.
+
+        HNS takes no second load balancer at a frontend, so a gap of one call is the shortest there is. alone: that sync
+        does nothing else. While HNS is away the order stands.
+        """
+        self._renewals.update(str(owner) for owner in owners)
+        self._alone = alone
 
     def close(self) -> None:
         """Nothing is held open between calls; load balancers and endpoints stay."""
@@ -234,11 +246,26 @@ class WindowsDataplane:
                 return HostState.WAITING
             if audit:
                 self._count_audit()
+            self._take_up_renewals()
             self._work(now)
+            if self._alone:
+                self._dirty, self._alone = Touched(), False
         except HnsDown as error:
             self._sight.went_down(error, now)
             return HostState.UNAVAILABLE
         return HostState.WAITING if self._status.lacks_source_vip else HostState.HEALTHY
+
+    def _take_up_renewals(self) -> None:
+        if not self._renewals:
+            return
+        for frontend, desired in self._wanted.balancers.items():
+            if not self._renewals.isdisjoint(desired.owners):
+                self._situation.renewing.add(frontend)
+                self._backoff.clear(frontend)
+        self._renewals.clear()
+        if self._alone:
+            self._dirty = Touched()
+        self._dirty.frontends |= self._situation.renewing
 
     def _lacks_pods(self) -> bool:
         """Whether rules just began to ask for pods of this node that have not been seen in HNS.
@@ -371,6 +398,8 @@ class WindowsDataplane:
         """Compare what was looked at once more, in memory, and note what is still open."""
         for frontend in plan.frontends:
             after = plan_frontend(self._situation, frontend)
+            if after.verb is not Verb.REPLACE:
+                self._situation.renewing.discard(frontend)
             if after.guid is not None and after.verb is None and not after.blocked:
                 self._adopt(after.guid)
             if after.settled:

@@ -44,7 +44,8 @@ class Situation:
     """All that planning looks at. modify: this HNS can change the endpoints of a load balancer in place.
 
     not_echoed: fields that this HNS does not tell back, left out of comparisons. generations: how often the GUID that
-    we ask for at a frontend or address turned out to be taken.
+    we ask for at a frontend or address turned out to be taken, or was given up. renewing: frontends whose load balancer
+    is to be made anew once, although it looks as desired (F10).
     """
 
     wanted: Wanted
@@ -53,6 +54,7 @@ class Situation:
     modify: bool = False
     not_echoed: Set[str] = frozenset()
     generations: dict[FrontendKey | Address, int] = field(default_factory=dict)
+    renewing: set[FrontendKey] = field(default_factory=set)
 
     @property
     def network(self) -> Guid:
@@ -296,12 +298,13 @@ def _plan_existing(
         differences = [*differences, ENDPOINTS]
     settled = desired if desired.source_vip is not None else replace(desired, source_vip=kept.source_vip)
     plan = FrontendPlan(desired.key.frontend, None, settled, kept.guid, endpoints, surplus)
-    if not differences:
+    renewing = desired.key.frontend in situation.renewing
+    if not differences and not renewing:
         return plan
     if not situation.ownership.may_rewrite(situation.standing_of(kept)):
         return replace(plan, blocked=f"load balancer {kept.guid} of another program holds it: takeover is off")
-    why = differ(differences)
-    if differences == [ENDPOINTS] and situation.modify:
+    why = differ(differences) if differences else "to be made anew"
+    if differences == [ENDPOINTS] and situation.modify and not renewing:
         return replace(plan, verb=Verb.MODIFY, why=why)
     return replace(plan, verb=Verb.REPLACE, why=why)
 

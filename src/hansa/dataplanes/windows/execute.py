@@ -145,6 +145,11 @@ class Executor:
         # Before the delete: writing to a disk has no place between the two calls.
         self._intend(HnsKind.LOAD_BALANCER, plan.frontend, _document(plan.desired, plan.endpoints))
         self._delete_balancer(plan.guid)
+        if plan.frontend in self._situation.renewing:
+            # Another GUID: whatever the kernel may still keep under the old one stays out of it.
+            generations = self._situation.generations
+            generations[plan.frontend] = generations.get(plan.frontend, 0) + 1
+            self._situation.renewing.discard(plan.frontend)
         self._create_balancer(plan)
 
     def _refuse_if_closed(self, plan: FrontendPlan) -> None:

@@ -153,6 +153,10 @@ class Servers:
         if self.events is not None:
             self.events.tell(event)
 
+    def reconfigure(self, config: Config) -> None:
+        """Judge and show by another configuration; where the servers listen stays as it is."""
+        self._config = config
+
     async def start(self) -> None:
         if self.events is not None:
             self._tasks.append(asyncio.create_task(self.events.run()))

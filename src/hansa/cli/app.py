@@ -6,8 +6,9 @@ import asyncio
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,14 +17,17 @@ import yaml
 
 from hansa import __version__
 from hansa.api.change import Upsert
-from hansa.cli import inputs, options, planes
+from hansa.cli import inputs, lab, options, planes
 from hansa.errors import ConfigError, Fault
+from hansa.explain.defects import Severity
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hansa.api.objects import Node
+    from hansa.cli.doctor import Examined
     from hansa.config import Config
+    from hansa.dataplanes.base import Change
     from hansa.hns.dumps import Dump
     from hansa.net import Address
     from hansa.pipeline import Pipeline
@@ -41,6 +45,7 @@ hns_app = typer.Typer(
     help="Look at the Windows host networking service, or offer an emulated one.", no_args_is_help=True
 )
 app.add_typer(hns_app, name="hns")
+app.add_typer(lab.lab_app, name="lab")
 
 Source_ = Annotated[
     str, typer.Option("--source", help="`kubernetes`, or a manifest file or folder, or - for standard input.")
@@ -67,13 +72,6 @@ PlanHns = Annotated[
         "--hns",
         help="Windows: native (default) | emulator | emulator:FILE | remote:ADDRESS, or dump:FILE,... "
         "(see `hansa hns import`).",
-    ),
-]
-AnyHns = Annotated[
-    str,
-    typer.Option(
-        "--hns",
-        help="native | emulator | emulator:FILE | remote:ADDRESS, or dump:FILE,... (see `hansa hns import`).",
     ),
 ]
 Network = Annotated[str, typer.Option(help="Pod network of a fresh emulated node: overlay or l2bridge.")]
@@ -257,7 +255,13 @@ def plan(
     if plane.host is not None and plane.host.emulator is not None and hns == "emulator":
         add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
     if plane.host is not None and plane.host.dump is not None:
-        _diagnose(found, plane.host, plane.config, output=output, exit_code=exit_code)
+        from hansa.cli import doctor as looking
+
+        diagnosis, _ = looking.diagnose_windows(plane.host, plane.config, found)
+        examined = looking.Examined(plane.config.node_name, diagnosis=diagnosis)
+        _report(examined, found, (plane.host, plane.config), output=output)
+        if exit_code and not diagnosis.healthy:
+            raise typer.Exit(5)
         return
     steps = plane.plan(_rules(found, plane.config, plane.addresses))
 
@@ -275,14 +279,18 @@ def plan(
 
 @app.command()
 def trace(
-    packet: Annotated[
-        str,
+    words: Annotated[
+        list[str],
         typer.Argument(
-            help="SOURCE -> ADDRESS:PORT/tcp; also `pod ADDRESS`, `node`, and svc/NAMESPACE/NAME:PORT as the target."
+            metavar="[LAB] PACKET",
+            help="SOURCE -> ADDRESS:PORT/tcp; also `pod ADDRESS`, `node`, and svc/NAMESPACE/NAME:PORT as the target. "
+            "With a lab: pod/NAMESPACE/NAME, node/NAME, outside or an address -> one of these, svc/ or vip/.",
         ),
     ],
     *,
-    source: Source_,
+    source: Annotated[
+        str, typer.Option("--source", help="Without a lab: `kubernetes`, or a manifest file or folder, or -.")
+    ] = "",
     node_name: NodeName = "",
     dataplane: DataplaneName = "",
     config: ConfigFile = None,
@@ -295,13 +303,28 @@ def trace(
     ] = False,
     seconds: Annotated[float, typer.Option(help="How long --live waits at most.", min=0.1, max=3600.0)] = 10.0,
     packets: Annotated[int, typer.Option(help="How many packets --live waits for.", min=1, max=100)] = 1,
+    fault: lab.Faults = None,
+    heal: lab.Heal = False,
+    endpoint: Annotated[str, typer.Option(help="In a lab: the endpoint to pick wherever it may be picked.")] = "",
 ) -> None:
     """Follow one packet: what the rules say of it, which objects it meets, and whether the two agree.
 
     It is about the first packet of a connection; nothing is sent. With --live the kernel tells which rules a real one
     meets, by a table that is gone when the command ends, however it ends. Exits with 5 if rules and objects, or rules
     and real packets, disagree, and if no such packet came by.
+
+    With a LAB (see `hansa lab run`) the whole connection is followed, from node to node and back, and the place named
+    where it dies; `-o mermaid` and `-o svg` draw it.
     """
+    if len(words) == 2:
+        cluster = lab.open_lab(Path(words[0]), fault, heal=heal)
+        lab.trace_lab(cluster, words[1], endpoint=endpoint, output=output)
+        return
+    if len(words) != 1 or not source:
+        raise ConfigError(
+            Fault("trace", "needs a lab and a packet, or a packet and --source", "see `hansa trace --help`")
+        )
+    packet = words[0]
     planes.check_traceable(planes.choose(dataplane))
     from hansa.explain import trace as tracing
 
@@ -331,28 +354,68 @@ def trace(
 def doctor(
     context: typer.Context,
     *,
-    source: Source_,
+    source: Source_ = options.KUBERNETES,
     node_name: NodeName = "",
-    hns: AnyHns = "native",
+    dataplane: DataplaneName = "",
+    hns: PlanHns = "",
     network: Network = "overlay",
     build: DumpBuild = "",
     config: ConfigFile = None,
     settings: Set = None,
     kubeconfig: Kubeconfig = "",
     master: Master = "",
+    lock: Lock = None,
     output: Output = "table",
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 5 if something is wrong.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 5 if something is wrong, with 6 if there are only warnings.")
+    ] = False,
 ) -> None:
-    """Name what is wrong on a Windows node: which services it concerns, which known defect it looks like, what to do.
+    """Look at this node and its way to the API server, and name what is wrong, how bad it is and what to do.
 
-    Whoever programs the node may be asked about: kube-proxy's objects are read like hansa's own. Nothing is written.
+    The API server: whether it answers, lets this account read what hansa needs, knows this Node, and has the same time.
+    The node: other proxies, what the kernel or HNS lacks, settings, rules that are missing or left over. Whoever
+    programs a Windows node may be asked about: kube-proxy's objects are read like hansa's own, and each finding names
+    the known defect that it looks like. Nothing is written; on Linux the rules can be read by root only.
     """
+    chosen = planes.choose(dataplane, hns)
+    from hansa.cli import doctor as looking
+    from hansa.explain import checkup
+
     read = options.read_settings(config, settings or [], node_name)
-    found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(found.changes)
+    checks: tuple[checkup.Check, ...] = ()
+    found: options.Input | None = None
+    api = None
+    if inputs.is_kubernetes(source):
+        api = looking.ask_api(inputs.connection(kubeconfig, master), read.config)
+        checks = checkup.check_api(api, read.config)
+    if api is None or (api.readable and api.nodes):
+        found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+    known = options.nodes(found.changes) if found is not None else []
     options.check_node_name(read.config, known)
-    host = context.with_resource(options.open_host(hns, read.config, known, network=network, build=build))
-    _diagnose(found, host, options.with_source_vip(read.config, host), output=output, exit_code=exit_code)
+    windows = planes.WindowsOptions(hns, network, build)
+    if chosen == planes.NFTABLES:
+        plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
+        plan = None if found is None else partial(_plan, plane, found)
+        examined = looking.examine_linux(read.config, plan, lock)
+        _report(replace(examined, checks=(*checks, *examined.checks)), found, None, output=output)
+    else:
+        host = context.with_resource(
+            options.open_host(hns or "native", read.config, known, network=network, build=build)
+        )
+        settled = options.with_source_vip(read.config, host)
+        if windows.native:
+            examined = looking.examine_windows(host, settled, found, lock)
+        else:
+            examined = looking.Examined(settled.node_name)
+            if found is not None:
+                examined = replace(examined, diagnosis=looking.diagnose_windows(host, settled, found)[0])
+        _report(replace(examined, checks=(*checks, *examined.checks)), found, (host, settled), output=output)
+    if exit_code:
+        _exit_by(examined.worst)
+
+
+def _plan(plane: planes.Plane, found: options.Input) -> tuple[Change, ...]:
+    return tuple(plane.plan(_rules(found, plane.config, plane.addresses)))
 
 
 @app.command()
@@ -415,6 +478,62 @@ def cleanup(
         raise typer.Exit(4)
     if not dry_run and not ours and chosen == planes.WINDOWS and read.config.windows.journal_path:
         Path(read.config.windows.journal_path).unlink(missing_ok=True)  # the next start is a first one
+
+
+@app.command()
+def heal(
+    context: typer.Context,
+    service: Annotated[
+        str,
+        typer.Argument(
+            help="NAMESPACE/NAME or NAMESPACE/NAME:PORT, PORT a name or a number; NAME if it is the only one."
+        ),
+    ],
+    *,
+    source: Annotated[
+        str, typer.Option("--source", help="Without a running hansa: `kubernetes`, or a manifest file or folder, or -.")
+    ] = "",
+    node_name: NodeName = "",
+    hns: RunHns = "",
+    config: ConfigFile = None,
+    settings: Set = None,
+    kubeconfig: Kubeconfig = "",
+    master: Master = "",
+    lock: Lock = None,
+    metrics_bind_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the running hansa has its metrics; default: metricsBindAddress, else 127.0.0.1:10249."
+        ),
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Make the load balancers of one Service anew on this Windows node, though they look right.
+
+    For when a Service, DNS say, fails here and `hansa doctor` finds nothing: HNS may say one thing and the kernel do
+    another. The hansa that runs on this node is asked to do it; with --source it is done without one. Each frontend is
+    away for one call to HNS; connections through it may break. No other Service is touched.
+    """
+    from hansa.cli import heal as healing
+    from hansa.healing import healed_lines
+
+    read = options.read_settings(config, settings or [], node_name, flags={"metricsBindAddress": metrics_bind_address})
+    if source:
+        inputs.hold_lock(context.with_resource, lock, "hansa heal", always=hns in ("", "native"))
+        found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+        known = options.nodes(found.changes)
+        options.check_node_name(read.config, known)
+        windows = planes.WindowsOptions(hns)
+        plane = context.with_resource(planes.open_plane(planes.WINDOWS, read.config, known, windows))
+        pipeline, message = _pipeline(found, plane.config, plane.addresses)
+        data = healing.alone(plane, service, pipeline, message)
+        if plane.host is not None and (saved := plane.host.save()) is not None:
+            print(f"hansa: the emulated node is written back to {saved}", file=sys.stderr)
+    else:
+        data = healing.ask(read.config.metrics_bind_address, service)
+    _print_documents(data, output, table=lambda _: print("\n".join(healed_lines(data))))
+    if not data["ok"]:
+        raise typer.Exit(4)
 
 
 @hns_app.command("ls")
@@ -569,20 +688,29 @@ def _rules(found: options.Input, config: Config, addresses: frozenset[Address]) 
     return _pipeline(found, config, addresses)[1]
 
 
-def _diagnose(found: options.Input, host: options.Host, config: Config, *, output: str, exit_code: bool) -> None:
+def _report(
+    examined: Examined, found: options.Input | None, at: tuple[options.Host, Config] | None, *, output: str
+) -> None:
+    """Print what the doctor found, and complain of what could not be read. at: the HNS looked at, None = none was."""
     from hansa.explain import text
-    from hansa.explain.doctor import diagnose
-    from hansa.hns.dumps import NO_HINTS
 
-    plane = options.windows_dataplane(host, config)
-    diagnosis = diagnose(
-        plane.survey(_rules(found, config, host.addresses), now=time.monotonic()),
-        hints=host.dump.hints if host.dump else NO_HINTS,
-        named=options.named_addresses(found.changes),
-        root_name=config.windows.root_endpoint_name,
-    )
+    diagnosis = examined.diagnosis
+    data: dict[str, Any] = {"node": examined.node_name, "checks": text.check_data(examined.checks)}
+    if diagnosis is not None:
+        data |= text.finding_data(diagnosis)
+    if examined.changes is not None:
+        data["changes"] = text.change_data(examined.changes)
 
     def table(console: Console) -> None:
+        if examined.checks:
+            console.print(text.check_table(examined.checks))
+        if examined.changes:
+            console.print()
+            console.print(text.change_table(examined.changes))
+        if diagnosis is None:
+            return
+        if examined.checks:
+            console.print()
         if diagnosis.findings:
             console.print(text.finding_table(diagnosis))
             console.print()
@@ -595,15 +723,29 @@ def _diagnose(found: options.Input, host: options.Host, config: Config, *, outpu
         for one in diagnosis.foreign:
             console.print(f"  {one.kind} {one.key} ({one.guid.lower()}): {one.why}", markup=False)
 
-    _print_documents({"node": config.node_name, **text.finding_data(diagnosis)}, output, table=table)
-    if host.dump is not None and not config.windows.source_vip_endpoint:
-        for vip in config.windows.source_vip:
-            print(f"hansa: dump: taken as source VIP: {vip}", file=sys.stderr)
-    _complain(found)
-    if host.dump is not None:
-        _complain_of_dump(host.dump)
-    if exit_code and not diagnosis.healthy:
-        raise typer.Exit(5)
+    _print_documents(data, output, table=table)
+    dump = None
+    if at is not None:
+        host, config = at
+        dump = host.dump
+        if dump is not None and not config.windows.source_vip_endpoint:
+            for vip in config.windows.source_vip:
+                print(f"hansa: dump: taken as source VIP: {vip}", file=sys.stderr)
+    if found is not None:
+        _complain(found)
+    if dump is not None:
+        _complain_of_dump(dump)
+
+
+def _exit_by(worst: Severity | None) -> None:
+    """End with the code of the worst finding; notes are none."""
+    match worst:
+        case Severity.ERROR:
+            raise typer.Exit(5)
+        case Severity.WARNING:
+            raise typer.Exit(6)
+        case Severity.NOTE | None:
+            pass
 
 
 def _complain_of_dump(dump: Dump) -> None:

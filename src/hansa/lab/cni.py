@@ -8,17 +8,29 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from hansa.api.change import Upsert
 from hansa.api.objects import EndpointSlice, Node
-from hansa.hns.api import HnsError
+from hansa.hns.api import Guid, HnsError, HnsKind
+from hansa.hns.client import HnsClient
 from hansa.hns.emulator.builds import WS2022, Build, Machine
 from hansa.hns.emulator.faults import Clock
-from hansa.hns.emulator.nodes import L2BRIDGE, OVERLAY, RemoteNode, l2bridge_node, overlay_node
+from hansa.hns.emulator.nodes import L2BRIDGE, OVERLAY, Layout, RemoteNode, l2bridge_node, overlay_node
 from hansa.hns.emulator.service import Emulator
-from hansa.hns.schema import NetworkType
+from hansa.hns.schema import (
+    Acl,
+    HnsEndpoint,
+    IpConfiguration,
+    NetworkType,
+    OutBoundNat,
+    Policy,
+    ProviderAddress,
+    SdnRoute,
+    decode_endpoint,
+    encode,
+)
 from hansa.net import Address, IPFamily, Prefix, family_of, parse_prefix
 from hansa.services.model import GivenView
 from hansa.sources import News, Source
@@ -38,6 +50,86 @@ class PodNetwork(enum.Enum):
     OVERLAY = "overlay"
 
 
+class Cni(enum.Enum):
+    """Whose manner of making networks and endpoints. Evidence: hcn.md section 3; the plugins' Windows code."""
+
+    FLANNEL = "flannel"
+    CALICO = "calico"
+    AZURE = "azure"
+
+    def agent(self) -> str:
+        """Who makes the network."""
+        return {Cni.FLANNEL: "flanneld", Cni.CALICO: "calico-node", Cni.AZURE: "azure-vnet"}[self]
+
+    def plugin(self, network: PodNetwork) -> str:
+        """Who makes a pod's endpoint."""
+        if self is Cni.FLANNEL:
+            return "win-overlay" if network is PodNetwork.OVERLAY else "win-bridge"
+        return self.agent() if self is Cni.AZURE else "calico"
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """What a CNI plugin is configured with. exempt: destinations that keep the pod's address as source.
+
+    loopback_dsr: win-bridge's and win-overlay's option; a pod then reaches itself through a Service with DSR.
+    """
+
+    network: PodNetwork
+    management: Address
+    exempt: tuple[Prefix, ...]
+    service_cidrs: tuple[Prefix, ...]
+    cni: Cni = Cni.FLANNEL
+    loopback_dsr: bool = False
+    extra: tuple[Policy, ...] = field(default=())
+
+
+def pod_policies(plan: PodPlan, addresses: Iterable[Address]) -> tuple[Policy, ...]:
+    """The policies of a new pod's HNS endpoint. Evidence: hcn.md 2.5, 2.6, 3 (who sets which)."""
+    version = plan.management.version
+    exempt = tuple(str(prefix) for prefix in plan.exempt if prefix.version == version)
+    policies: list[Policy] = [OutBoundNat(exceptions=exempt)]
+    if plan.loopback_dsr:
+        # The plugins put the pod's own address alone: with the exceptions first, order would not matter.
+        own = tuple(str(address) for address in addresses if address.version == version)
+        policies.insert(0, OutBoundNat(destinations=own))
+    if plan.cni is not Cni.AZURE:
+        policies += [SdnRoute(prefix, need_encap=True) for prefix in plan.service_cidrs]
+    if plan.network is PodNetwork.OVERLAY:
+        policies.append(ProviderAddress(plan.management))
+    if plan.cni is Cni.CALICO:
+        policies += [
+            Acl("Allow", "In", "allow-host", remote_addresses=str(plan.management), rule_type="Switch", priority=900),
+            Acl("Allow", "In", "allow-in", rule_type="Switch", priority=65500),
+            Acl("Allow", "Out", "allow-out", rule_type="Switch", priority=65500),
+        ]
+    return (*policies, *plan.extra)
+
+
+def make_pod(emulator: Emulator, addresses: Iterable[Address], plan: PodPlan, *, name: str) -> HnsEndpoint:
+    """What happens when the kubelet asks the CNI plugin for a pod: an HNS endpoint, attached. Raises HnsError."""
+    own = tuple(addresses)
+    first = next(each for each in own if each.version == plan.management.version)
+    asked = HnsEndpoint(
+        name=name,
+        ip_configurations=tuple(IpConfiguration(each) for each in own),
+        mac_address="0E-2A-" + first.packed[-4:].hex("-").upper(),
+        policies=pod_policies(plan, own),
+    )
+    client = HnsClient(emulator)
+    network = emulator.networks()[0].guid
+    made = decode_endpoint(client.create(HnsKind.ENDPOINT, encode(asked), network=network))
+    emulator.attach(made.guid)
+    return made
+
+
+def hold_address(emulator: Emulator, address: Address, *, name: str, mac: str) -> Guid:
+    """A local endpoint that is attached to nothing: how an agent holds a source VIP. Raises HnsError."""
+    asked = HnsEndpoint(name=name, ip_configurations=(IpConfiguration(address),), mac_address=mac)
+    network = emulator.networks()[0].guid
+    return decode_endpoint(HnsClient(emulator).create(HnsKind.ENDPOINT, encode(asked), network=network)).guid
+
+
 def emulated_node(
     node: Node | None,
     others: Iterable[Node] = (),
@@ -45,10 +137,12 @@ def emulated_node(
     network: PodNetwork = PodNetwork.OVERLAY,
     build: Build = WS2022,
     clock: Clock | None = None,
+    layout: Layout | None = None,
 ) -> Emulator:
     """A Windows node as its CNI leaves it: network, root endpoint, routes to the `others`' pods; no pods yet.
 
-    Addresses and pod prefixes are those of the Node objects. Overlay has only IPv4 (hcn.md 5.10).
+    Addresses and pod prefixes are those of the Node objects. Overlay has only IPv4 (hcn.md 5.10). layout: the rest of
+    what the CNI was told, None = as usual for the network.
     """
     families = (IPFamily.IPV4,) if network is PodNetwork.OVERLAY else (IPFamily.IPV4, IPFamily.IPV6)
     addresses = first_per_family(node.addresses if node else (), families)
@@ -56,10 +150,11 @@ def emulated_node(
     prefixes = first_per_family(node.pod_cidrs if node else (), families) or [FALLBACK_POD_PREFIX]
     texts = tuple(str(prefix) for prefix in prefixes)
     if network is PodNetwork.L2BRIDGE:
-        return l2bridge_node(build, layout=replace(L2BRIDGE, machine=machine, pod_prefixes=texts), clock=clock)
+        told = replace(layout or L2BRIDGE, machine=machine, pod_prefixes=texts)
+        return l2bridge_node(build, layout=told, clock=clock)
     remote = tuple(_remote_nodes(others, own=node))
-    layout = replace(OVERLAY, machine=machine, pod_prefixes=texts, remote_nodes=remote)
-    return overlay_node(build, layout=layout, clock=clock)
+    told = replace(layout or OVERLAY, machine=machine, pod_prefixes=texts, remote_nodes=remote)
+    return overlay_node(build, layout=told, clock=clock)
 
 
 def add_local_pods(emulator: Emulator, changes: Iterable[News], node_name: str) -> tuple[Address, ...]:

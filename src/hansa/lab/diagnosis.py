@@ -1,0 +1,225 @@
+"""Why a connection through a lab does not work: from where it died to what is to blame. Pure.
+
+Only what the journey met is looked at, and what HNS holds at those places; no choice is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hansa.hns.api import Guid
+from hansa.hns.emulator.vswitch_model import Cause, Dropped, Header
+from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, LbFlags
+from hansa.lab.world import FromNode, Journey, Loss, Lost, Step, World
+from hansa.net import Address
+from hansa.rules.model import Drop, Forward, Reject
+
+
+def diagnose(world: World, journey: Journey) -> tuple[str, ...]:
+    """Sentences for people, the cause first; () if the connection works or there is no more to say than `loss` does."""
+    if journey.loss is None:
+        return ()
+    return tuple(_sentences(world, journey, journey.loss))
+
+
+def _sentences(world: World, journey: Journey, loss: Lost) -> Iterator[str]:
+    cause = loss.cause.cause if isinstance(loss.cause, Dropped) else loss.cause
+    match cause:
+        case Cause.NO_LOAD_BALANCER | Loss.NO_ROUTE | Loss.NOT_LISTENING:
+            yield from _unserved(world, journey)
+        case Loss.OVERLAY_ON_WIRE:
+            yield from _left_the_overlay(world, journey)
+        case Cause.OTHER_NODE | Cause.NO_FLOW | Loss.TURNED_BACK:
+            yield from _led_astray(world, journey, loss)
+        case Cause.HAIRPIN:
+            yield "a pod that is its own endpoint needs the CNI plugin's loopbackDSR, or a load balancer without DSR"
+        case Loss.ASYMMETRIC | Loss.STRAY:
+            yield from _asymmetric(world, journey)
+        case Cause.NO_BACKEND:
+            yield "stale load balancer: " + _named(world, journey.steps) + "refers to endpoints that are gone"
+        case _:
+            return
+
+
+def _unserved(world: World, journey: Journey) -> Iterator[str]:
+    node = journey.node
+    header = journey.ask.header
+    if node not in world.windows:
+        return
+    rule = world.rule(node, header)
+    if isinstance(journey.ask.client, FromNode):
+        yield (
+            f"{node} itself asks: on Windows its own processes reach node ports only, never ClusterIPs or VIPs "
+            "(documented by Microsoft)"
+        )
+    elif rule is None:
+        yield f"no Service that {node} handles has this frontend"
+    elif isinstance(journey.wanted, Drop | Reject):
+        word = "dropped" if isinstance(journey.wanted, Drop) else "refused"
+        silent = "" if isinstance(journey.wanted, Drop) else "; HNS cannot refuse, so the client waits in vain"
+        yield f"as the rules want it: {word}, {journey.wanted.because.value}{silent}"
+    else:
+        yield (
+            f"load balancer missing: HNS of {node} holds none for {rule.key}, which the rules want for {rule.owner}; "
+            "somebody has deleted it, or hansa has not got to it (`hansa plan` tells)"
+        )
+
+
+def _left_the_overlay(world: World, journey: Journey) -> Iterator[str]:
+    for step in journey.there.steps:
+        if step.hop is not None and step.hop.behaviour in ("VP-10", "VP-11"):
+            source = step.after.header.source
+            yield (
+                f"missing source VIP: {_balancer(world, step.place, step.hop.balancer)} has none, so the endpoint saw "
+                f"{source} as client, and answers to that address do not go through the overlay"
+            )
+            return
+    asymmetric = tuple(_asymmetric(world, journey))
+    yield from asymmetric or ["nothing rewrote the overlay address before it left the node: OutBoundNAT passes it by"]
+
+
+def _led_astray(world: World, journey: Journey, loss: Lost) -> Iterator[str]:
+    """Someone sent it to the wrong node; or nobody holds the address at which the answer is awaited."""
+    destination = loss.header.destination
+    for step in journey.there.steps:
+        hop = step.hop
+        if hop is not None and hop.behaviour == "VP-09" and step.after.header.source == destination:
+            yield (
+                f"source-VIP endpoint missing: {_balancer(world, step.place, hop.balancer)} rewrites sources to "
+                f"{destination}, and no HNS endpoint of {step.place} holds that address"
+            )
+            return
+    steps = journey.back.steps if journey.back is not None else journey.there.steps
+    sender = next(
+        (step for step in reversed(steps) if step.hop and step.hop.behaviour in ("VP-19", "VP-20", "VP-22")), None
+    )
+    if sender is None or sender.hop is None:
+        return
+    place = sender.place
+    remote = _remote(world, place, destination)
+    if remote is not None and sender.hop.behaviour != "VP-20":
+        provider = f" that leads to node {remote.provider_address}" if remote.provider_address else ""
+        what = f"HNS of {place} holds a remote endpoint {_short(remote.guid)} for {destination}{provider}"
+        blamed = (
+            "stale remote endpoint, wrong provider address"
+            if sender.hop.behaviour == "VP-19"
+            else "stale remote endpoint"
+        )
+        yield f"{blamed}: {what}; {_whereabouts(world, destination)}"
+    else:
+        yield f"HNS of {place} leads {destination} to the wrong node; {_whereabouts(world, destination)}"
+
+
+def _whereabouts(world: World, address: Address) -> str:
+    pod = world.pod_at(address)
+    return f"{pod} has this address on {pod.node}" if pod is not None else "no pod has this address"
+
+
+def _asymmetric(world: World, journey: Journey) -> Iterator[str]:
+    changed = next((step for step in journey.there.steps if step.hop is not None and _redirects(step)), None)
+    if changed is None or changed.hop is None:
+        return
+    back = journey.back.steps if journey.back is not None else ()
+    if changed.place in {step.place for step in back}:
+        yield f"{changed.place} saw the answer and did not change it back"
+        return
+    name = _balancer(world, changed.place, changed.hop.balancer)
+    yield (
+        f"asymmetric return: {name} rewrote the destination and kept the source, so the answer goes straight to the "
+        f"client, past {changed.place}, which alone could change it back; DSR is for endpoints of the same node only"
+    )
+
+
+def _redirects(step: Step) -> bool:
+    return step.before.header.destination != step.after.header.destination
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+def _named(world: World, steps: tuple[Step, ...]) -> str:
+    """The last load balancer that was met."""
+    for step in reversed(steps):
+        if step.hop is not None and step.hop.balancer is not None:
+            return _balancer(world, step.place, step.hop.balancer) + " "
+    return ""
+
+
+def _balancer(world: World, node: str, guid: Guid | None) -> str:
+    found = balancer_at(world, node, guid)
+    return (
+        f"the load balancer on {node}"
+        if found is None
+        else f"load balancer {_short(found.guid)} on {node}{_dsr(found)}"
+    )
+
+
+def _dsr(balancer: HnsLoadBalancer) -> str:
+    return " (DSR)" if balancer.flags & LbFlags.DSR else ""
+
+
+def balancer_at(world: World, node: str, guid: Guid | None) -> HnsLoadBalancer | None:
+    """The load balancer of that id, if HNS of the node holds it."""
+    switch = world.windows.get(node)
+    return None if switch is None else next((one for one in switch.load_balancers if one.guid == guid), None)
+
+
+def owner_of(world: World, node: str, header: Header) -> str:
+    """The service port whose frontend a header aims at, "" = none's."""
+    rule = world.rule(node, header) if node in world.rules else None
+    return "" if rule is None else str(rule.owner)
+
+
+def _remote(world: World, node: str, address: Address) -> HnsEndpoint | None:
+    switch = world.windows.get(node)
+    held = switch.endpoints.values() if switch is not None else ()
+    return next((one for one in held if one.remote and address in one.addresses), None)
+
+
+def _short(guid: Guid) -> str:
+    return guid[:8].lower()
+
+
+# What HNS cannot do for any service, so that no shortfall of a service tells of it.
+NODE_ASKS = "HNS: a process of the node itself reaches no ClusterIP and no VIP (documented; hcn.md 5.5, W7)"
+HAIRPIN = "HNS: with DSR a pod reaches itself only with the CNI plugin's loopbackDSR (seen; hcn.md 5.4, 5.7)"
+_LOSES = frozenset(
+    {"sctp", "ipv6", "family", "verdict", "endpoint-ports", "backend-limit", "preserve-destination", "short-circuit"}
+)
+_LETS_PASS = frozenset({"source-ranges", "verdict", "short-circuit"})
+
+
+def excuses(world: World, journey: Journey) -> tuple[str, ...]:
+    """What this host is known not to do, where that is why a journey goes another way than the rules want."""
+    node = journey.node
+    if node not in world.windows or not contradictions(journey):
+        return ()
+    found: list[str] = []
+    rule = world.rule(node, journey.ask.header)
+    features = _LOSES if isinstance(journey.wanted, Forward) else _LETS_PASS
+    for one in world.shortfalls.get(node, ()):
+        about = rule is not None and (one.frontend == rule.key or (one.frontend is None and one.owner == rule.owner))
+        if about and one.feature in features:
+            found.append(f"{one.feature}: {one.text}")
+    if isinstance(journey.ask.client, FromNode):
+        found.append(NODE_ASKS)
+    if journey.loss is not None and isinstance(journey.loss.cause, Dropped):
+        found += [HAIRPIN] if journey.loss.cause.cause is Cause.HAIRPIN else []
+    return tuple(dict.fromkeys(found))
+
+
+def contradictions(journey: Journey) -> tuple[str, ...]:
+    """Where what happened is not what the rules want; () if it is."""
+    wanted = journey.wanted
+    if isinstance(wanted, Forward):
+        names = ", ".join(str(one) for one in wanted.endpoints)
+        if journey.loss is not None:
+            return (f"the rules want it at one of {names}",)
+        end = journey.endpoint
+        reached = None if end is None else (end.header.destination, end.header.port)
+        kept = end is not None and end.pod is not None and end.header.destination == journey.ask.header.destination
+        if not kept and reached not in {(one.address, one.port) for one in wanted.endpoints}:
+            return (f"the rules want it at one of {names}",)
+    elif isinstance(wanted, Drop | Reject) and journey.works:
+        return (f"the rules do not want it anywhere: {wanted.because.value}",)
+    return ()

@@ -164,7 +164,7 @@ def complete(parsed: Parsed, documents: Documents, surroundings: Surroundings) -
     own = dict(documents.own)
     own |= {one.flag.key: one.value for one in parsed.given if one.flag.origin is Origin.OWN and one.flag.key}
     own |= own_overrides
-    values |= _logging_of_flags(parsed, values)
+    values |= _logging_of_flags(parsed, documents.main)
     values["hostnameOverride"] = _node_name(parsed, values)
     if not values["winkernel.networkName"]:
         values["winkernel.networkName"] = surroundings.kube_network
@@ -250,11 +250,12 @@ def _values_of_flags(parsed: Parsed) -> dict[str, object]:
     return values
 
 
-def _logging_of_flags(parsed: Parsed, values: Values) -> dict[str, object]:
+def _logging_of_flags(parsed: Parsed, file: Decoded | None) -> dict[str, object]:
     """Flags about logging win over a file; what `--vmodule` says comes before what the file says."""
     found: dict[str, object] = {one.flag.key: one.value for one in parsed.given if one.flag.key.startswith("logging.")}
-    vmodule, before = found.get("logging.vmodule"), values["logging.vmodule"]
-    if isinstance(vmodule, tuple) and isinstance(before, tuple) and parsed.get("config") is not None:
+    vmodule = found.get("logging.vmodule")
+    before = file.values.get("logging.vmodule") if file is not None else None
+    if isinstance(vmodule, tuple) and isinstance(before, tuple):
         found["logging.vmodule"] = vmodule + before
     return found
 

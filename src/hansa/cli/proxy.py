@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import yaml
 
-from hansa import __version__
+from hansa import __version__, logs
 from hansa.cli import file_watch
 from hansa.config import Config, LogConfig
 from hansa.errors import ConfigError, DataplaneError, SourceError
@@ -29,6 +29,7 @@ from hansa.kubeproxy import configuration, flags, settle
 from hansa.kubeproxy.configuration import KUBERNETES_VERSION, Decoded, DecodeError
 from hansa.kubeproxy.flags import FlagError, Parsed
 from hansa.kubeproxy.settle import Completed, Documents, Level, Reload, StartError, Surroundings
+from hansa.logs import Logger
 from hansa.net import family_of
 from hansa.sources.host import read_host
 from hansa.sources.yaml_text import YamlFault, load, split_documents
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from hansa.sources import Source
     from hansa.sources.node_gate import NodeFailure, Notice
 
-_logger = logging.getLogger("hansa.proxy")
+_log = Logger("hansa.proxy")
 
 FAILED = 1  # kube-proxy's code for every error
 STACKS_SHOWN = 2  # after SIGQUIT
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     if asked in ("true", "raw"):
         print(f"Kubernetes {KUBERNETES_VERSION}" if asked == "true" else _raw_version())
         return 0
-    _log_to(LogConfig())
+    logs.configure(LogConfig())
     try:
         return _start(parsed)
     except StartError as error:
@@ -79,20 +80,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _fail(text: str, remedies: Sequence[str]) -> int:
-    _say(logging.ERROR, "command failed", err=text)
+    _log.error("command failed", err=text)
     for remedy in remedies:
-        _say(logging.ERROR, "how to mend it", remedy=remedy)
+        _log.error("how to mend it", remedy=remedy)
     return FAILED
-
-
-def _say(level: int, event: str, **fields: object) -> None:
-    """One line; the fields are on the record for structured logs, and in the text for others."""
-    text = " ".join((event, *(f"{name}={_quoted(value)}" for name, value in fields.items())))
-    _logger.log(level, "%s", text, extra={"fields": fields, "event": event})
-
-
-def _quoted(value: object) -> str:
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _raw_version() -> str:
@@ -126,12 +117,13 @@ def _start(parsed: Parsed) -> int:
     digests = file_watch.read_digests(_config_files(parsed))  # before they are read: no change is missed
     completed = settle.complete(parsed, _read_documents(parsed), surroundings)
     log_config = settle.check_logging(completed)
-    _log_to(log_config)
+    logs.configure(log_config)
     for remark in completed.remarks:
-        _say(logging.WARNING if remark.level is Level.WARNING else logging.INFO, remark.text)
+        say = _log.warning if remark.level is Level.WARNING else _log.info
+        say(remark.text)
     if log_config.verbosity >= 1:
         for name, value in flags.flag_values(parsed):
-            _logger.info("%s", f'FLAG: --{name}="{value}"')
+            logging.getLogger("hansa.proxy").log(logging.INFO - 1, "%s", f'FLAG: --{name}="{value}"')
     config = settle.check(completed)
     if target := parsed.text("write-config-to"):
         return _write(completed, Path(target))
@@ -210,7 +202,7 @@ def _write(completed: Completed, target: Path) -> int:
         target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StartError("", [f"open {target}: {(error.strerror or str(error)).lower()}"]) from None
-    _say(logging.INFO, "Wrote configuration", file=target)
+    _log.info("Wrote configuration", file=target)
     return 0
 
 
@@ -224,7 +216,7 @@ def _clean_up(completed: Completed) -> int:
         return _fail("--cleanup is not implemented on Windows", ["--cleanup: use `hansa cleanup`"])
     cleaned = planes.clean_nftables(dry_run=False)
     for change in cleaned.changes:
-        _say(logging.INFO, "removed", kind=change.kind, key=change.key)
+        _log.info("removed", kind=change.kind, key=change.key)
     if cleaned.failed:
         return _fail("encountered an error while tearing down rules", cleaned.failed)
     return 0
@@ -236,8 +228,8 @@ def _initialise(completed: Completed, config: Config) -> int:
     from hansa.dataplanes.nftables.host import prepare
 
     for note in prepare(config).notes:
-        _say(logging.WARNING, "host", note=note)
-    _say(logging.INFO, "the kernel is set up")
+        _log.warning("host", note=note)
+    _log.info("the kernel is set up")
     return 0
 
 
@@ -294,7 +286,7 @@ class _Proxy:
     def _serve(self, plane: Plane, objects: Source, cluster: Source) -> int:
         from hansa.engine import Engine
 
-        _say(logging.INFO, "Version info", version=KUBERNETES_VERSION, hansa=__version__)
+        _log.info("Version info", version=KUBERNETES_VERSION, hansa=__version__)
         engine = Engine(plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses)
         self._config = plane.config
         _handle_other_signals()
@@ -337,14 +329,13 @@ class _Proxy:
             case node_gate.Opened(node):
                 self._judge_node(node)
             case node_gate.AddressesChanged(before, after):
-                _say(
-                    logging.WARNING,
+                _log.warning(
                     "node addresses changed, rules follow",
                     before=", ".join(map(str, before)),
                     after=", ".join(map(str, after)),
                 )
             case node_gate.NodeGone(name):
-                _say(logging.ERROR, "Node deleted; what is known of it stays in force", node=name)
+                _log.error("Node deleted; what is known of it stays in force", node=name)
             case _:
                 assert_never(notice)
 
@@ -353,7 +344,7 @@ class _Proxy:
         addresses = (*self._config.bind_addresses, *told)
         if not addresses:
             text = "Can't determine this node's IP; node ports answer on all its addresses until the Node tells it, "
-            _say(logging.ERROR, f"{text}or --bind-address does", node=self._config.node_name)
+            _log.error(f"{text}or --bind-address does", node=self._config.node_name)
         families = frozenset(family_of(address) for address in addresses)
         pods = frozenset(family_of(prefix) for prefix in pod_cidrs)
         plane = self._completed.surroundings.plane
@@ -361,7 +352,7 @@ class _Proxy:
             self._end(f"kube-proxy configuration is incorrect: {wrong}")
             return
         for text in settle.warnings_on_node(self._config, families, plane):
-            _say(logging.WARNING, "configuration", text=text)
+            _log.warning("configuration", text=text)
 
     # -- the files
 
@@ -381,10 +372,10 @@ class _Proxy:
             new = settle.complete(self._parsed, _read_documents(self._parsed), self._completed.surroundings)
             log_config, config = settle.check_logging(new), settle.check(new)
         except StartError as error:
-            _say(logging.ERROR, "changed configuration is wrong, the one before stays in force", err=error)
+            _log.error("changed configuration is wrong, the one before stays in force", err=error)
             return
         found = settle.difference(self._completed, new, old_config=self._config, new_config=config)
-        _log_to(log_config)
+        logs.configure(log_config)
         self._completed = new
         fields = {name: getattr(config, name) for name in found.live if name in settle.LIVE_FIELDS}
         if fields:
@@ -392,15 +383,15 @@ class _Proxy:
             await engine.reconfigure(self._config)
             if self._servers is not None:
                 self._servers.reconfigure(self._config)
-        _say(logging.INFO, "changed configuration applied", applied=", ".join(found.live) or "nothing")
+        _log.info("changed configuration applied", applied=", ".join(found.live) or "nothing")
         if found.restart:
-            _say(logging.WARNING, "changed configuration needs a restart", settings=", ".join(found.restart))
+            _log.warning("changed configuration needs a restart", settings=", ".join(found.restart))
 
 
 def _log_bug(task: asyncio.Task[None]) -> None:
     """What ends a task that should go on is a bug; without this nobody would hear of it."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.error("configuration files are watched no more", exc_info=error)
+        _log.exception("configuration files are watched no more", error)
 
 
 def _on_host(name: str) -> Path:
@@ -418,12 +409,3 @@ def _handle_other_signals() -> None:
     if sys.platform != "win32":
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(STACKS_SHOWN))
         faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)
-
-
-def _log_to(config: LogConfig) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if config.verbosity >= 4 else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )

@@ -18,8 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "demo", "__main__"}),
     frozenset(
         {
-            *("engine", "pipeline", "explain", "testing", "lab", "lock"),
-            *("health", "health_answers", "meter", "documents", "events", "event_sender"),
+            *("engine", "pipeline", "explain", "testing", "lab", "lock", "brain"),
+            *("health", "health_answers", "meter", "documents", "healing", "events", "event_sender"),
         }
     ),
     frozenset({"sources", "dataplanes"}),
@@ -34,8 +34,13 @@ LAYERS: tuple[frozenset[str], ...] = (
 EDGES = frozenset(
     {
         "cli",
+        "brain.server",
         "cli.app",
+        "cli.brain",
+        "cli.state",
+        "cli.doctor",
         "cli.file_watch",
+        "cli.heal",
         "cli.inputs",
         "cli.options",
         "cli.planes",
@@ -46,6 +51,8 @@ EDGES = frozenset(
         "bounded",
         "lock",
         "sources.files",
+        "sources.kpng.client",
+        "sources.kpng.file_source",
         "sources.host",
         "sources.node_gate",
         "sources.kubernetes.client",
@@ -61,7 +68,7 @@ EDGES = frozenset(
     }
 )
 
-IMPURE = frozenset({"asyncio", "ctypes", "os", "socket", "subprocess", "threading", "time", "signal", "select"})
+IMPURE = frozenset({"asyncio", "ctypes", "grpc", "os", "socket", "subprocess", "threading", "time", "signal", "select"})
 
 
 def modules() -> dict[str, Path]:

@@ -649,14 +649,14 @@ def _read_bind_address(
     if text == OFF:
         return None
     try:
-        return _parse_bind_address(text, port)
+        return parse_bind_address(text, port)
     except ValueError:
         remedy = f"write it like 0.0.0.0:{port} or [::]:{port}, or off"
         reader.fault(path, f"{_shown(text)} is neither IP nor IP:port", remedy=remedy)
         return None
 
 
-def _parse_bind_address(text: str, default_port: int) -> BindAddress:
+def parse_bind_address(text: str, default_port: int) -> BindAddress:
     match = re.fullmatch(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d{1,5})", text)
     if match is None:
         return BindAddress(parse_address(text), default_port)

@@ -309,11 +309,15 @@ class Brain:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """name: the node, None = all. asks: whether a batch is wanted. report: None = nothing is told."""
+    """name: the node, None = all. asks: whether a batch is wanted. report: None = nothing is told.
+
+    observer: not the node itself, so the book does not mention it.
+    """
 
     name: str | None
     asks: bool = True
     report: node_api.NodeReport | None = None
+    observer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +342,7 @@ def _read_global_request(_: globalv1.GlobalWatchReq) -> _Request:
 
 def _read_node_request(message: nodev1.WatchRequest) -> _Request:
     report = node_api.read_report(message.report) if message.HasField("report") else None
-    return _Request(message.node_name, asks=not message.report_only, report=report)
+    return _Request(message.node_name, asks=not message.report_only, report=report, observer=message.observer)
 
 
 class _Stream:
@@ -386,6 +390,8 @@ class _Stream:
 
     def _note(self, request: _Request) -> None:
         brain = self._brain
+        if request.observer:
+            return
         name = "(all)" if request.name is None else request.name
         if self._entry is None or self._entry.name != name:
             if self._entry is not None:

@@ -17,7 +17,7 @@ import yaml
 
 from hansa import __version__
 from hansa.api.change import Upsert
-from hansa.cli import inputs, lab, options, planes
+from hansa.cli import brain, inputs, lab, options, planes, state
 from hansa.errors import ConfigError, Fault
 from hansa.explain.defects import Severity
 
@@ -46,9 +46,15 @@ hns_app = typer.Typer(
 )
 app.add_typer(hns_app, name="hns")
 app.add_typer(lab.lab_app, name="lab")
+app.command()(brain.brain)
+app.command()(state.state)
 
 Source_ = Annotated[
-    str, typer.Option("--source", help="`kubernetes`, or a manifest file or folder, or - for standard input.")
+    str,
+    typer.Option(
+        "--source",
+        help="`kubernetes`, a manifest file or folder, - for standard input, or a brain: kpng://HOST:PORT, unix:/PATH.",
+    ),
 ]
 NodeName = Annotated[str, typer.Option(help="This node's name; default: the host name in lower case.")]
 DataplaneName = Annotated[
@@ -149,9 +155,10 @@ def run(
     inputs.hold_lock(context.with_resource, lock, "hansa run", always=windows.native)
     objects = inputs.open_source(source, read.config, lambda: inputs.connection(kubeconfig, master))
     known: Sequence[Node] = ()
-    if not inputs.is_kubernetes(source):
+    if inputs.is_manifests(source):
         known = options.nodes(inputs.read_once(source).changes)
-    elif hns == "emulator":  # a real node must start while the API is away; an emulated one is laid out by the Nodes
+    elif inputs.is_kubernetes(source) and hns == "emulator":
+        # A real node must start while the API is away; an emulated one is laid out by the Nodes.
         known = inputs.cluster_nodes(inputs.connection(kubeconfig, master))
     options.check_node_name(read.config, known)
     plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
@@ -161,6 +168,7 @@ def run(
     engine = engine_module.Engine(
         plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses
     )
+    inputs.attend(engine, api)
     ended_by = asyncio.run(health.run(engine, plane.config, source=api))
     if ended_by is not None:
         raise typer.Exit(128 + ended_by)  # as shells count, and as kube-proxy ends
@@ -665,11 +673,13 @@ _PIPE_WIDTH = 1000  # columns; more than any row needs
 
 def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> options.Input:
     """Everything that a source holds now, for commands that look once."""
-    if not inputs.is_kubernetes(text):
+    if inputs.is_manifests(text):
         return inputs.read_once(text)
     from hansa.sources import gather
 
     objects = inputs.open_source(text, config, lambda: inputs.connection(kubeconfig, master))
+    if not inputs.is_kubernetes(text):
+        return options.Input(asyncio.run(gather(objects)))
     nodes = inputs.cluster_nodes(inputs.connection(kubeconfig, master))
     return options.Input((*(Upsert(node) for node in nodes), *asyncio.run(gather(objects))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -11,23 +12,63 @@ from typing import TYPE_CHECKING, Any
 
 from hansa.cli import options
 from hansa.config import Config
-from hansa.errors import Fault
+from hansa.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from hansa.api.objects import Node
+    from hansa.engine import Engine
     from hansa.sources import Source
     from hansa.sources.kubernetes.client import ClientSettings
     from hansa.sources.kubernetes.kubeconfig import Connection
+
+
+KPNG_FILE = "kpng-file:"
 
 
 def is_kubernetes(source: str) -> bool:
     return source == options.KUBERNETES
 
 
+def is_brain(source: str) -> bool:
+    from hansa.sources.kpng.target import is_target
+
+    return is_target(source)
+
+
+def is_manifests(source: str) -> bool:
+    """Whether the source can be read once before it is followed."""
+    return not (is_kubernetes(source) or is_brain(source) or source.startswith(KPNG_FILE))
+
+
+def need_grpc(flag: str) -> None:
+    """Raise ConfigError if the optional packages for brains are not there."""
+    missing = [name for name in ("grpc", "grpc_health", "grpc_reflection", "google.protobuf") if not _is_there(name)]
+    if missing:
+        raise ConfigError(Fault(flag, f"needs gRPC: {', '.join(missing)} is missing", "pip install 'hansa[kpng]'"))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def open_source(
     text: str, config: Config, connect: Callable[[], Connection], client: ClientSettings | None = None
 ) -> Source:
     """The source that `--source` names. connect: asked only if that is an API server. Raises ConfigError."""
+    if is_brain(text):
+        need_grpc("--source")
+        from hansa.sources.kpng.client import KpngSource
+        from hansa.sources.kpng.target import parse_target
+
+        return KpngSource(parse_target(text), config)
+    if text.startswith(KPNG_FILE):
+        need_grpc("--source")
+        from hansa.sources.kpng.file_source import KpngFileSource
+
+        return KpngFileSource(text.removeprefix(KPNG_FILE))
     if not is_kubernetes(text):
         from hansa.sources.files import FileSource
 
@@ -38,6 +79,16 @@ def open_source(
     for warning in connection.warnings:
         logging.getLogger("hansa.config").warning("API connection: %s", warning)
     return KubernetesSource(connection, config, client)
+
+
+def attend(engine: Engine, source: Source) -> None:
+    """If the source is a brain, let it hear what becomes of what it says. Before the engine runs."""
+    if type(source).__module__ == "hansa.sources.kpng.client":
+        from hansa.brain import agent
+        from hansa.sources.kpng.client import KpngSource
+
+        assert isinstance(source, KpngSource)
+        agent.attend(engine, source)
 
 
 def connection(kubeconfig: str, master: str) -> Connection:

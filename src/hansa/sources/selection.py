@@ -53,7 +53,10 @@ class Header(Struct, gc=False):
 
 
 def selection(kind: Kind, config: Config) -> Selection:
-    """What the API server is asked for, so that objects of no interest never travel."""
+    """What the API server is asked for, so that objects of no interest never travel.
+
+    A proxy asks for its own Node; who has no node, a brain, asks for all.
+    """
     match kind:
         case Kind.SERVICE:
             mine = f"!{PROXY_NAME_LABEL}" if config.proxy_name is None else f"{PROXY_NAME_LABEL}={config.proxy_name}"
@@ -61,7 +64,9 @@ def selection(kind: Kind, config: Config) -> Selection:
         case Kind.ENDPOINT_SLICE:
             return Selection(kind, "/apis/discovery.k8s.io/v1/endpointslices", f"!{HEADLESS_LABEL}")
         case Kind.NODE:
-            return Selection(kind, NODES_PATH, field_selector=f"metadata.name={config.node_name}")
+            return Selection(
+                kind, NODES_PATH, field_selector=f"metadata.name={config.node_name}" if config.node_name else ""
+            )
         case Kind.SERVICE_CIDR:
             return Selection(kind, "/apis/networking.k8s.io/v1/servicecidrs")
         case _:
@@ -79,7 +84,7 @@ def is_selected(kind: Kind, header: Header, config: Config) -> bool:
         case Kind.ENDPOINT_SLICE:
             return isinstance(labels.headless, UnsetType)
         case Kind.NODE:
-            return metadata.name == config.node_name
+            return not config.node_name or metadata.name == config.node_name
         case Kind.SERVICE_CIDR:
             return True
         case _:

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError, Message
 from hansa.config import Config
 from hansa.errors import ConfigError, Fault
 from hansa.sources import News
-from hansa.sources.kpng import cluster, local, node
+from hansa.sources.kpng import node
 from hansa.sources.kpng.following import ClusterFollowing, Following, LocalFollowing, NodeFollowing
 from hansa.sources.kpng.node import NodeReport
 from hansa.sources.kpng.target import GLOBAL, LOCAL, NODE, Target
@@ -36,7 +36,6 @@ _logger = logging.getLogger("hansa.sources.kpng")
 _PATHS = {NODE: "/hansa.node.v1.Node/Watch", LOCAL: "/localv1.Sets/Watch", GLOBAL: "/globalv1.Sets/Watch"}
 _NODES_PATH = "/hansa.node.v1.Brain/Nodes"
 _NAMES = {NODE: "hansa.node.v1", LOCAL: "localv1", GLOBAL: "globalv1"}
-_LOST: dict[str, Sequence[str]] = {NODE: (), LOCAL: local.LOST, GLOBAL: cluster.LOST}
 # A brain may send larger messages than gRPC's 4 MiB (W18).
 _RECEIVE_BYTES = 64 * 1024 * 1024
 READ_NODES_WITHIN_S = 10.0
@@ -155,6 +154,7 @@ class KpngSource:
                 if isinstance(following, NodeFollowing):
                     self.revision = following.revision
                 self._status = self._following_status(api)
+                self._say_lost(api, following.lost)
                 yield batch
                 if self._wait is not None:
                     await self._wait()
@@ -188,9 +188,11 @@ class KpngSource:
         self.connects += 1
         self._status = f"connected to {self._target.address} by {_NAMES[api]}; waiting for the first Sync"
         _logger.info("brain found address=%s api=%s", self._target.address, _NAMES[api])
+
+    def _say_lost(self, api: str, lost: Sequence[str]) -> None:
         if api not in self._told_lost:
             self._told_lost.add(api)
-            for line in _LOST[api]:
+            for line in lost:
                 _logger.warning("not told by %s: %s", _NAMES[api], line)
 
     def _following_status(self, api: str) -> str:
@@ -202,7 +204,7 @@ class KpngSource:
         match api:
             case "node":
                 report = node.report_message(self._report) if self._report is not None else None
-                return nodev1.WatchRequest(node_name=name, report=report)
+                return nodev1.WatchRequest(node_name=name, report=report, observer=self._wait is None)
             case "local":
                 return localv1.WatchReq(NodeName=name)
             case _:

@@ -1,13 +1,13 @@
 """globalv1: the whole cluster as ServiceInfos, EndpointInfos and NodeInfos, in messages of KPNG, and back.
 
 A brain of hansa fills in, under numbers from 100 on, what KPNG's messages have no place for; from a brain of KPNG that
-is missing, and `LOST` says so.
+is missing, and `LOST_BY_KPNG` says so.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hansa.api.objects import EndpointSlice, Node, Service, SliceEndpoint, SlicePort
@@ -17,14 +17,16 @@ from hansa.sources.kpng import shared
 from hansa.sources.kpng.local import Item
 from hansa.sources.kpng.wire import globalv1, localv1
 
-LOST = (
+LOST_BY_KPNG = (
     "serving and terminating endpoints: no fallback while the last ready ones go",
     "hints for single nodes, the Node's addresses, pod ranges, taints and deletion",
     "ipMode: addresses of load balancers that work as proxies count as well",
+)
+"""What a brain of KPNG does not tell by globalv1 and one of hansa does, for people."""
+LOST = (
     "the ranges of ClusterIPs: an address that no Service has is not guarded",
     "acknowledgements: the brain does not hear what this node has applied",
 )
-"""What a brain of KPNG does not tell by globalv1, for people."""
 
 
 class EndpointPath(NamedTuple):
@@ -43,8 +45,9 @@ def service_item(service: Service) -> Item:
     return Item(path, shared.set_op(localv1.Set.GlobalServiceInfos, path, message.SerializeToString()))
 
 
-def node_item(node: Node) -> Item:
-    message = globalv1.NodeInfo(
+def node_message(node: Node) -> globalv1.NodeInfo:
+    """Without its hash."""
+    return globalv1.NodeInfo(
         Node=globalv1.Node(
             Name=node.name,
             Labels={"kubernetes.io/hostname": node.name}
@@ -56,6 +59,10 @@ def node_item(node: Node) -> Item:
             Deleting=node.deleting,
         )
     )
+
+
+def node_item(node: Node) -> Item:
+    message = node_message(node)
     message.Hash = _hash(message.SerializeToString(deterministic=True))
     path = f"|{node.name}||"
     return Item(path, shared.set_op(localv1.Set.GlobalNodeInfos, path, message.SerializeToString()))
@@ -64,6 +71,14 @@ def node_item(node: Node) -> Item:
 def endpoint_items(service: Service, pieces: Iterable[EndpointSlice]) -> tuple[Item, ...]:
     """Every endpoint of a Service's slices, by path."""
     found = {}
+    for path, message in endpoint_infos(service, pieces):
+        message.Hash = _hash(message.SerializeToString(deterministic=True))
+        found[path] = shared.set_op(localv1.Set.GlobalEndpointInfos, path, message.SerializeToString())
+    return tuple(Item(path, found[path]) for path in sorted(found))
+
+
+def endpoint_infos(service: Service, pieces: Iterable[EndpointSlice]) -> Iterator[tuple[str, globalv1.EndpointInfo]]:
+    """Path and message of every endpoint, without its hash."""
     for piece in pieces:
         if piece.family is None:
             continue
@@ -71,10 +86,7 @@ def endpoint_items(service: Service, pieces: Iterable[EndpointSlice]) -> tuple[I
         for one in piece.endpoints:
             message = _endpoint_info(piece, one)
             message.Endpoint.PortOverrides.extend(overrides)
-            message.Hash = _hash(message.SerializeToString(deterministic=True))
-            path = f"{piece.namespace}|{service.name}|{piece.name}|v{one.address.version}-{one.address}"
-            found[path] = shared.set_op(localv1.Set.GlobalEndpointInfos, path, message.SerializeToString())
-    return tuple(Item(path, found[path]) for path in sorted(found))
+            yield f"{piece.namespace}|{service.name}|{piece.name}|v{one.address.version}-{one.address}", message
 
 
 def _overrides(service: Service, piece: EndpointSlice) -> list[localv1.PortName]:

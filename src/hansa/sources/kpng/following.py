@@ -13,7 +13,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
@@ -48,6 +48,11 @@ class Following(Generic[_Message]):
     def receive(self, message: _Message) -> Batch | None:
         """None as long as the batch goes on; at its end what is new, () if nothing is."""
         raise NotImplementedError
+
+    @property
+    def lost(self) -> Sequence[str]:
+        """What this sort of stream cannot say, for people; known after the first Sync."""
+        return ()
 
     def take_over(self, other: Following[_Message]) -> None:
         """Go on from what another sort of stream has passed on."""
@@ -105,6 +110,10 @@ class LocalFollowing(Following[localv1.OpItem]):
         self._config = config
         self._memory = _LocalMemory()
         self._fresh: _LocalMemory | None = None
+
+    @property
+    def lost(self) -> Sequence[str]:
+        return local.LOST
 
     def receive(self, message: localv1.OpItem) -> Batch | None:
         memory = self._fresh if self._fresh is not None else self._memory
@@ -241,6 +250,12 @@ class ClusterFollowing(Following[localv1.OpItem]):
         self._memory = _ClusterMemory()
         self._fresh: _ClusterMemory | None = None
         self._slices: dict[_Owner, frozenset[ObjectKey]] = {}
+
+    @property
+    def lost(self) -> Sequence[str]:
+        slices = (entries for of_service in self._memory.endpoints.values() for entries in of_service.values())
+        is_hansa = all(info.Conditions.HasField("Serving") for entries in slices for info in entries.values())
+        return cluster.LOST if is_hansa else (*cluster.LOST_BY_KPNG, *cluster.LOST)
 
     def receive(self, message: localv1.OpItem) -> Batch | None:
         memory = self._fresh if self._fresh is not None else self._memory

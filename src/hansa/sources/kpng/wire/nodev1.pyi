@@ -72,14 +72,16 @@ OTHER_NODE: Reason
 NOT_LOCAL: Reason
 
 class WatchRequest(_message.Message):
-    __slots__ = ("node_name", "report_only", "report")
+    __slots__ = ("node_name", "report_only", "report", "observer")
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     REPORT_ONLY_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    OBSERVER_FIELD_NUMBER: _ClassVar[int]
     node_name: str
     report_only: bool
     report: Report
-    def __init__(self, node_name: _Optional[str] = ..., report_only: _Optional[bool] = ..., report: _Optional[_Union[Report, _Mapping[str, _Any]]] = ...) -> None: ...
+    observer: bool
+    def __init__(self, node_name: _Optional[str] = ..., report_only: _Optional[bool] = ..., report: _Optional[_Union[Report, _Mapping[str, _Any]]] = ..., observer: _Optional[bool] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("applied_revision", "received_revision", "failures", "shortfalls", "dataplane", "version", "pending_count", "host_state")

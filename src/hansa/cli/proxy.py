@@ -253,7 +253,7 @@ class _Proxy:
         from hansa.cli import inputs, options, planes
         from hansa.sources.kubernetes.client import ClientSettings, load_connection
         from hansa.sources.kubernetes.watch import WatchSettings
-        from hansa.sources.node_gate import GatedSource
+        from hansa.sources.node_gate import GatedSource, NodeGate
 
         parsed, config = self._parsed, self._config
         access = settle.api_access(self._completed)
@@ -278,7 +278,8 @@ class _Proxy:
             elif hns == "emulator":
                 known = inputs.cluster_nodes(connect())
             plane = stack.enter_context(planes.open_plane(self._completed.surroundings.plane, config, known, windows))
-            objects = GatedSource(plane.attend(cluster), config, tell=self._on_node, fail=self._on_failure)
+            gate = NodeGate(config.node_name, needs_pod_cidrs=settle.needs_pod_cidrs(self._completed, config))
+            objects = GatedSource(plane.attend(cluster), gate, tell=self._on_node, fail=self._on_failure)
             if parsed.text("hns-listen"):
                 stack.enter_context(options.offer(plane.host, parsed.text("hns-listen")))
             return self._serve(plane, objects, cluster)

@@ -351,6 +351,12 @@ def warnings_on_node(config: Config, families: Iterable[IPFamily], plane: str) -
     return tuple(str(one) for one in found if one.field not in BY_PATH or plane in BY_PATH[one.field].planes)
 
 
+def needs_pod_cidrs(completed: Completed, config: Config) -> bool:
+    """Whether pods are recognised by what the Node has to be given first."""
+    planes = BY_PATH["detectLocalMode"].planes
+    return completed.surroundings.plane in planes and config.detect_local_mode is DetectLocalMode.NODE_CIDR
+
+
 def wrong_families(config: Config, node: frozenset[IPFamily], pods: frozenset[IPFamily], plane: str) -> str:
     """Why pods cannot be recognised on a node of one family, "" if they can. pods: families of the Node's podCIDRs."""
     if plane not in BY_PATH["clusterCIDR"].planes or len(node) != 1:
@@ -499,6 +505,7 @@ __all__ = [
     "check_logging",
     "complete",
     "difference",
+    "needs_pod_cidrs",
     "proxy_mode",
     "warnings_on_node",
     "wrong_families",

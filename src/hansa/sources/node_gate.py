@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from hansa.api.change import Delete, Synced, Upsert
 from hansa.api.objects import Kind, Node
-from hansa.config import Config, DetectLocalMode
 from hansa.net import Address
 from hansa.sources import News, Source
 
@@ -51,12 +50,13 @@ Notice = Opened | AddressesChanged | NodeGone
 class NodeGate:
     """Holds back that EndpointSlices are complete, until the Node is known or patience ends.
 
-    `notices`: what happened and is not told yet. Times are seconds of one clock.
+    needs_pod_cidrs: pods are recognised by them. `notices`: what happened and is not told yet. Times are seconds of one
+    clock.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._name = config.node_name
-        self._needs_pod_cidrs = config.detect_local_mode is DetectLocalMode.NODE_CIDR
+    def __init__(self, node_name: str, *, needs_pod_cidrs: bool) -> None:
+        self._name = node_name
+        self._needs_pod_cidrs = needs_pod_cidrs
         self._node: Node | None = None
         self._held: Synced | None = None
         self._held_since = 0.0
@@ -136,13 +136,13 @@ class NodeGate:
 
 
 class GatedSource:
-    """A source behind a `NodeGate`. tell: hears of each notice; fail: of the end, in the event loop."""
+    """A source behind a gate. tell: hears of each notice; fail: of the end, in the event loop."""
 
     def __init__(
-        self, source: Source, config: Config, *, tell: Callable[[Notice], None], fail: Callable[[NodeFailure], None]
+        self, source: Source, gate: NodeGate, *, tell: Callable[[Notice], None], fail: Callable[[NodeFailure], None]
     ) -> None:
         self._source = source
-        self._gate = NodeGate(config)
+        self._gate = gate
         self._tell = tell
         self._fail = fail
 
@@ -180,5 +180,5 @@ class GatedSource:
             coming.cancel()
             with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
                 await coming
-            if isinstance(batches, contextlib.AbstractAsyncContextManager) or hasattr(batches, "aclose"):
+            if isinstance(batches, AsyncGenerator):
                 await batches.aclose()

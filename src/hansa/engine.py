@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import queue
 import signal
@@ -34,6 +33,7 @@ from hansa.api.objects import Kind, Node, ObjectKey, Service, ServiceKey
 from hansa.config import Config
 from hansa.dataplanes.base import Dataplane, HostState, Outcome, Renewing, Result, Shortfall, SyncReport
 from hansa.errors import DataplaneError, Fault
+from hansa.logs import Logger
 from hansa.net import Address, IPFamily
 from hansa.pipeline import HealthCheck, HealthCheckKey, LocalPolicy, Pipeline, TriggerTime, in_force
 from hansa.rules.model import Conflict, RuleChanges
@@ -42,7 +42,7 @@ from hansa.services.model import GivenView, ServicePortName
 from hansa.sources import News, Source
 from hansa.sources.host import read_host
 
-_logger = logging.getLogger("hansa.engine")
+_log = Logger("hansa.engine")
 _T = TypeVar("_T")
 
 # Long enough for a host call that is under way; operations.md 16 asks for at most 2 s, and on shutdown Windows gives a
@@ -57,6 +57,8 @@ HISTORY_LENGTH = 100
 # Changes applied before other tasks get their turn: a few milliseconds' worth, so that a first list of a large cluster
 # does not hold up a health answer.
 CHUNK = 256
+# Verbosity from which on there are lines for each sync that did something, for each that did not, and for each step.
+SYNCS_FROM, IDLE_SYNCS_FROM, STEPS_FROM = 2, 3, 4
 # A safeguard against errors whose text never repeats; their lines still come, only without traceback.
 _DISTINCT_TRACEBACKS = 200
 # SIGBREAK is what Windows sends on Ctrl-Break and what a console service wrapper can send.
@@ -165,7 +167,8 @@ class EngineState:
     family, None = everywhere; without_local: R2 and R3, as of the same run. objects, malformed, changes,
     changes_pending: by kind; how many are known, cannot be used, came since the start, came since the last message was
     made. conflicts: service ports that claim a frontend of another, as of the last message. faulty: what is wrong with
-    the newest form of objects that cannot be used, or not in full. sources: one line each, in the order given; troubled_sources: how many of them cannot be read in full now.
+    the newest form of objects that cannot be used, or not in full. sources: one line each, in the order given;
+    troubled_sources: how many of them cannot be read in full now.
     """
 
     ready: bool
@@ -582,7 +585,7 @@ async def run(engine: Engine) -> int | None:
     For the main thread. A second signal while the last sync is being waited for has the system's own effect.
     """
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(_DaemonThreads())
+    leave_threads_behind()
     received: list[int] = []
 
     def end(number: int) -> None:
@@ -609,6 +612,14 @@ async def run(engine: Engine) -> int | None:
     return received[0] if received else None
 
 
+def leave_threads_behind() -> None:
+    """Let the end of the process wait for no look-up of a name and no reading of a file in this event loop.
+
+    Before anything is asked for that asyncio does in a thread.
+    """
+    asyncio.get_running_loop().set_default_executor(_DaemonThreads())
+
+
 async def wait_for_signal() -> int:
     """Return the number of the first signal that tells the process to end. For the main thread."""
     received: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -626,7 +637,7 @@ def _ending_signals(told: Callable[[int], None]) -> Iterator[None]:
         if not old_handlers:
             return  # two came at once
         restore()
-        _logger.info("stopping signal=%s", signal.Signals(number).name)
+        _log.info("stopping", signal=signal.Signals(number).name)
         told(number)
 
     def restore() -> None:
@@ -767,9 +778,7 @@ class _EngineLog:
         self._state: HostState | None = None
 
     def line(self, level: int, event: str, **fields: object) -> None:
-        """One line, `event key=value ...`; the fields are also on the record, as `fields`, for structured logs."""
-        text = " ".join((event, *(f"{key}={_quoted(value)}" for key, value in fields.items())))
-        _logger.log(level, "%s", text, extra={"fields": fields})
+        _log.log(level, event, fields, above=1)
 
     def exception(self, event: str, error: Exception, **fields: object) -> None:
         """A line for the error, with the traceback the first time that this error comes from this place."""
@@ -777,9 +786,7 @@ class _EngineLog:
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         identity = f"{event} {type(error).__name__} {error} {place}"
         new = identity not in self._tracebacks and len(self._tracebacks) < _DISTINCT_TRACEBACKS
-        fields |= {"error": f"{type(error).__name__}: {error}", "place": place}
-        text = " ".join((event, *(f"{key}={_quoted(value)}" for key, value in fields.items())))
-        _logger.error("%s", text, extra={"fields": fields}, exc_info=error if new else None)
+        _log.exception(event, error, trace=new, **fields, place=place)
         self._tracebacks.add(identity)
 
     def objects(self, batch: Sequence[News]) -> None:
@@ -815,13 +822,21 @@ class _EngineLog:
                 self.line(logging.WARNING, "host", state=outcome.state.value, before=self._state and self._state.value)
             self._state = outcome.state
         news = [self._step(result) for result in outcome.results]
+        if _log.enabled(STEPS_FROM):
+            for result in outcome.results:
+                change = result.change
+                fields = {"kind": change.kind, "key": change.key, "outcome": result.outcome.value, "why": change.why}
+                _log.info("step", v=STEPS_FROM, verb=change.verb.value, **fields)
         if record.ok:
             self._failing.clear()
         self._news(outcome)
-        if any(news) or record.drift:  # what fails again as it did before is counted, not said
-            level = logging.INFO if record.ok else logging.WARNING
-            counted = {name: getattr(record, name) for name in ("done", "failed", "skipped", "pending", "drift")}
-            self.line(level, "sync", **head, **counted, host_calls=record.host_calls, frontends=record.frontends)
+        # What fails again as it did before, and what finds all as it should be, is counted, not said.
+        worth_a_line = any(news) or bool(record.drift)
+        level = logging.INFO - (SYNCS_FROM if worth_a_line else IDLE_SYNCS_FROM)
+        if worth_a_line and not record.ok:
+            level = logging.WARNING
+        counted = {name: getattr(record, name) for name in ("done", "failed", "skipped", "pending", "drift")}
+        self.line(level, "sync", **head, **counted, host_calls=record.host_calls, frontends=record.frontends)
 
     def _step(self, result: Result) -> bool:
         """Whether it is worth a line about the sync: something was done, or failed otherwise than the last time."""
@@ -849,8 +864,3 @@ class _EngineLog:
         for condition in sorted(self._conditions - conditions):
             self.line(logging.INFO, "condition over", text=condition)
         self._shortfalls, self._conditions = shortfalls, conditions
-
-
-def _quoted(value: object) -> str:
-    text = "" if value is None else str(value)
-    return text if text and not set(text) & set(' "=\n') else json.dumps(text)

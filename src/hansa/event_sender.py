@@ -6,7 +6,6 @@ Evidence: operations.md 12 and 13.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -15,9 +14,10 @@ from hansa import events
 from hansa.engine import Clock
 from hansa.errors import SourceError
 from hansa.events import Continue, Create, Event, EventBook, Regarding, Statement, Topic, Write
+from hansa.logs import Logger
 from hansa.sources.kubernetes.client import Written
 
-_logger = logging.getLogger("hansa.events")
+_log = Logger("hansa.events")
 
 QUEUE = 100  # more wait only while the API server is away, and then the newest are the ones that nobody needs
 TRIES = 5
@@ -77,8 +77,8 @@ class EventSender:
                 write = await self._queue.get()
                 try:
                     await self._send(client, write)
-                except Exception:  # a bug of ours must not end the Events
-                    _logger.exception("event cannot be written")
+                except Exception as error:  # noqa: BLE001 - a bug of ours must not end the Events
+                    _log.exception("event cannot be written", error, reason=write.event.reason)
                     self._end(write, "failed")
                 finally:
                     self._queue.task_done()
@@ -130,12 +130,13 @@ class EventSender:
             self._end(write, "sent")
         elif answer.code == _FORBIDDEN and TERMINATING not in answer.causes:
             self._silent_until = self._clock.now() + REFUSED_PAUSE_S
-            _logger.warning("events cannot be written, tried again in %g s: %s", REFUSED_PAUSE_S, answer.message)
+            _log.warning("events may not be written", again_in_s=REFUSED_PAUSE_S, message=answer.message)
             self._end(write, "refused")
         else:
             self._end(write, "failed")
             if TERMINATING not in answer.causes:
-                _logger.warning("event refused reason=%s code=%d: %s", write.event.reason, answer.code, answer.message)
+                reason = write.event.reason
+                _log.warning("event refused", reason=reason, code=answer.code, message=answer.message)
 
     def _end(self, write: Write, outcome: str) -> None:
         self._count(write.event.reason, outcome)

@@ -24,12 +24,12 @@ from functools import partial
 import psutil
 from aiohttp import web
 
-from hansa import __version__
+from hansa import __version__, healing
 from hansa.api.objects import ServiceKey
 from hansa.config import BindAddress, Config
 from hansa.dataplanes.base import SyncReport
 from hansa.documents import API_VERSION, config_document, service_documents, service_keys, state_head
-from hansa.engine import Clock, Engine, SyncRecord, SystemClock
+from hansa.engine import Clock, Engine, SyncRecord, SystemClock, leave_threads_behind
 from hansa.engine import run as run_engine
 from hansa.errors import DataplaneError
 from hansa.event_sender import EventSender
@@ -48,6 +48,7 @@ from hansa.health_answers import (
     readyz,
     wanted_listeners,
 )
+from hansa.logs import Logger
 from hansa.meter import Identity, Meter, ProcessFacts
 from hansa.metrics import CONTENT_TYPE, Metrics
 from hansa.net import Address, IPFamily, parse_address
@@ -57,12 +58,13 @@ from hansa.sources.kubernetes.client import KubernetesSource
 
 __all__ = ["Servers", "run", "serving"]
 
-_logger = logging.getLogger("hansa.health")
+_log = Logger("hansa.health")
 
 RETRY_S = 5.0  # kube-proxy's pause between tries to bind (Z14)
 # Answers are ready at once, so what is still open after this is a client that does not read.
 CLOSE_GRACE_S = 0.25
 KEEP_ALIVE_S = 30.0
+PORTS_FROM = 2  # verbosity from which on lines tell of single healthCheckNodePorts
 BACKLOG = 128
 TELL_PAUSE_S = 2.0
 SERVICES_PER_CHUNK = 50  # of /debug/state: a few milliseconds' worth, between which the engine gets its turn
@@ -100,6 +102,7 @@ async def run(engine: Engine, config: Config, *, source: Source | None = None) -
 
     source: where the objects come from; if that is an API server, it is told by Events.
     """
+    leave_threads_behind()  # Events may look the API server up before the engine runs
     async with serving(engine, config, cluster=source if isinstance(source, KubernetesSource) else None):
         return await run_engine(engine)
 
@@ -117,6 +120,7 @@ class Servers:
         self._metrics = Metrics()
         identity = Identity(__version__, platform.python_version(), engine.dataplane_name)
         self._meter = Meter(self._metrics, identity)
+        self._healer = healing.Healer(engine, clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._synced = asyncio.Event()
         self._news = asyncio.Event()
@@ -186,8 +190,8 @@ class Servers:
             self._synced.clear()
             try:
                 await self.health_checks.follow(wanted_listeners(self._engine.state))
-            except Exception:  # a bug of ours must not freeze the ports; the next sync tries again
-                _logger.exception("health check ports cannot be followed")
+            except Exception as error:  # noqa: BLE001 - it must not freeze the ports; the next sync tries again
+                _log.exception("health check ports cannot be followed", error)
 
     async def _follow_state(self, sender: EventSender) -> None:
         """Tell of what has begun and ended, at most once in TELL_PAUSE_S: going through all of it has its price."""
@@ -198,8 +202,8 @@ class Servers:
                 holding = statements(state, self._config, self._clock.now(), pipeline)
             try:
                 sender.observe(holding)
-            except Exception:  # a bug of ours must not end the Events; the next look tries again
-                _logger.exception("events cannot be told")
+            except Exception as error:  # noqa: BLE001 - it must not end the Events; the next look tries again
+                _log.exception("events cannot be told", error)
             await self._clock.wait(never, self._clock.now() + TELL_PAUSE_S)
             now, due = self._clock.now(), failing_at(state, self._config)
             await self._clock.wait(self._news, due if due is not None and due > now else None)
@@ -244,8 +248,15 @@ class Servers:
                 return _response(document({API_VERSION.partition("/")[0]: config_document(self._config, self._mode)}))
             case "/debug/state":
                 return await self._answer_state(request)
+            case healing.PATH:
+                return await self._answer_heal(request)
             case _:
                 return _response(NOT_FOUND)
+
+    async def _answer_heal(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not _is_local(request):
+            return _response(Answer(403, "only from this machine\n"))
+        return _response(await self._healer.answer(request.method, request.content_type, await request.read()))
 
     def _metrics_response(self, request: web.BaseRequest) -> web.Response:
         ports = self.health_checks
@@ -323,7 +334,7 @@ class _Server:
             return False
         self._http = _Http(self._handler)
         await self._http.open(sockets)
-        _logger.info("%s listens address=%s port=%d", self._name, self._at.address, self._http.port)
+        _log.info("listening", server=self._name, address=self._at.address, port=self._http.port)
         return True
 
     async def keep_trying(self) -> None:
@@ -364,6 +375,9 @@ class HealthCheckServers:
     async def follow(self, wanted: Mapping[HealthCheckKey, Listener]) -> None:
         """Close what is not wanted, or elsewhere (H12, H13), then open what is missing; what fails waits."""
         unwanted = [key for key, one in self._open.items() if wanted.get(key) != one.listener]
+        for key in unwanted:
+            port = self._open[key].listener.port
+            _log.info("health check port closed", v=PORTS_FROM, service=key.service, family=key.family, port=port)
         await asyncio.gather(*(self._open.pop(key).http.close() for key in unwanted))
         self.failures = {key: error for key, error in self.failures.items() if key in wanted}
         for key, listener in wanted.items():
@@ -380,7 +394,8 @@ class HealthCheckServers:
                 self._tell(failed_listener(key.service, listener.port, text))
             return
         if self.failures.pop(key, None) is not None:
-            _logger.info("health check port listens again service=%s port=%d", key.service, listener.port)
+            _log.info("health check port listens again", service=key.service, port=listener.port)
+        _log.info("health check port opened", v=PORTS_FROM, service=key.service, family=key.family, port=listener.port)
         self._open[key] = _Open(listener, _Http(partial(self._respond, key)))
         await self._open[key].http.open(sockets)
 
@@ -396,7 +411,9 @@ class _Http:
     """HTTP on given sockets: no routes, one handler for whatever is asked."""
 
     def __init__(self, handler: _Handler) -> None:
-        self._protocols = web.Server(handler, access_log=None, keepalive_timeout=KEEP_ALIVE_S, logger=_logger)
+        self._protocols = web.Server(
+            handler, access_log=None, keepalive_timeout=KEEP_ALIVE_S, logger=logging.getLogger("hansa.health")
+        )
         self._servers: list[asyncio.Server] = []
         self.port = 0
 
@@ -493,8 +510,8 @@ def _bound(family: socket.AddressFamily, address: str, port: int, *, dual: bool 
 
 def _log_event(event: Event) -> None:
     level = logging.WARNING if event.is_warning else logging.INFO
-    line = "event reason=%s action=%s object=%s note=%s"
-    _logger.log(level, line, event.reason, event.action, json.dumps(str(event.regarding)), json.dumps(event.note))
+    fields = {"reason": event.reason, "action": event.action, "object": event.regarding, "note": event.note}
+    _log.log(level, "event", fields)
 
 
 def read_process() -> ProcessFacts:

@@ -134,7 +134,11 @@ def json_line(record: logging.LogRecord, extra: Mapping[str, object] | None = No
     found["msg"] = record.getMessage() if event is None else event
     if record.levelno < logging.ERROR:
         found["v"] = max(0, logging.INFO - record.levelno)
-    found |= {key: value for key, value in {**fields, **(extra or {})}.items() if key not in found}
+    found |= {
+        key: value if type(value) in _PLAIN else str(value)
+        for key, value in {**fields, **(extra or {})}.items()
+        if key not in found
+    }
     return msgspec.json.encode(found, enc_hook=str).decode()
 
 
@@ -144,6 +148,10 @@ def _parts(record: logging.LogRecord) -> tuple[str | None, Mapping[str, object]]
     if record.exc_info and record.exc_info[0] is not None:
         fields["stack"] = logging.Formatter().formatException(record.exc_info)
     return getattr(record, "event", None), fields
+
+
+# What JSON has a form for; named tuples, among others, have one of their own.
+_PLAIN = frozenset({type(None), bool, int, float, str, list, tuple, dict, set, frozenset})
 
 
 def go_value(value: object) -> str:
@@ -159,7 +167,7 @@ def go_value(value: object) -> str:
             return "true" if value else "false"
         case int() | float():
             return f"{value:g}" if isinstance(value, float) else str(value)
-        case list() | tuple() | dict() | set() | frozenset():
+        case list() | tuple() | dict() | set() | frozenset() if type(value) in _PLAIN:
             return msgspec.json.encode(value, enc_hook=str, order="deterministic").decode()
         case _:
             text = str(value)

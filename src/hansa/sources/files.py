@@ -7,7 +7,6 @@ that is being written must look the same in two polls before it is read again: h
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from hansa.api.change import Change, Synced
 from hansa.api.objects import Kind
 from hansa.config import Config
 from hansa.errors import Fault, SourceError
+from hansa.logs import Logger
 from hansa.sources.manifests import (
     Merged,
     Reading,
@@ -30,7 +30,7 @@ from hansa.sources.manifests import (
 
 __all__ = ["FileSource", "read_once"]
 
-_logger = logging.getLogger("hansa.sources")
+_log = Logger("hansa.sources")
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -146,7 +146,7 @@ class FileSource:
     def _report(self, merged: Merged, file_count: int) -> None:
         for fault in merged.faults:
             if fault not in self._faults:
-                _logger.warning("cannot be read, what it said before stays in force: %s", fault)
+                _log.warning("cannot be read, what it said before stays in force", object=fault)
         self._faults, self._ignored = merged.faults, merged.ignored
         status = f"{len(merged.objects)} objects from {file_count} file{'s' if file_count != 1 else ''}"
         if merged.faults:

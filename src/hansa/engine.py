@@ -57,6 +57,8 @@ HISTORY_LENGTH = 100
 # Changes applied before other tasks get their turn: a few milliseconds' worth, so that a first list of a large cluster
 # does not hold up a health answer.
 CHUNK = 256
+# Services built ahead, while the first lists come in, before other tasks get their turn: about as much time.
+AHEAD = 32
 # Verbosity from which on there are lines for each sync that did something, for each that did not, and for each step.
 SYNCS_FROM, IDLE_SYNCS_FROM, STEPS_FROM = 2, 3, 4
 # A safeguard against errors whose text never repeats; their lines still come, only without traceback.
@@ -324,6 +326,8 @@ class Engine:
             for start in range(0, len(batch), CHUNK):
                 self._pipeline.apply(batch[start : start + CHUNK])
                 await asyncio.sleep(0)
+                while self._pipeline.prepare(AHEAD):
+                    await asyncio.sleep(0)
             self.counts.changes += len(batch)
             self.counts.changes_by_kind.update(change.key.kind for change in batch if not isinstance(change, Synced))
             if self._pipeline.pending:

@@ -19,6 +19,7 @@ True
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from typing import NamedTuple
 from hansa.api.change import Change, Delete, Synced, Upsert
 from hansa.api.objects import EndpointSlice, Kind, Node, ObjectKey, Policy, ServiceKey
 from hansa.config import Config
-from hansa.net import Address, IPFamily
+from hansa.net import Address, IPFamily, Prefix
 from hansa.rules.build import build_rules
 from hansa.rules.model import FrontendKey, FrontendKind, Rule, RuleChanges, Surroundings
 from hansa.rules.ruleset import RuleSet, frontend_order
@@ -86,6 +87,8 @@ class Pipeline:
         self._given: dict[ServiceKey, tuple[ServicePortView, ...]] = {}  # of Services that somebody else has judged
         self._touched: set[ServiceKey] = set()
         self._everything = False
+        self._built_under: _Conditions | None = None  # None: what rules there are, if any, do not count
+        self._ahead: dict[ServiceKey, None] = {}  # Services that may be built before the first message, in this order
         self._addresses_changed = False
         self._health_checks: dict[HealthCheckKey, HealthCheck] = {}
         self._without_local: dict[ServiceKey, Counter[LocalPolicy]] = {}  # only Services that lack some
@@ -111,6 +114,8 @@ class Pipeline:
                 self._touched.update(touched.services)
                 self._everything |= touched.everything
                 self._note_trigger_time(change, touched)
+                if self._surroundings is None:
+                    self._ahead.update(dict.fromkeys(key for key in touched.services if self._store.slices_of(key)))
 
     def set_host_addresses(self, addresses: frozenset[Address]) -> None:
         """Tell which addresses this machine has now; they decide who serves node ports (N7)."""
@@ -123,6 +128,7 @@ class Pipeline:
         self._config = config
         self._store.reconfigure(config)
         self._everything = True
+        self._built_under = None
 
     @property
     def ready(self) -> bool:
@@ -133,6 +139,28 @@ class Pipeline:
     def pending(self) -> bool:
         """Whether a message taken now might say something new."""
         return self.ready and (bool(self._touched) or self._everything or self._addresses_changed)
+
+    def prepare(self, limit: int) -> bool:
+        """Work ahead while the first lists come in: views and rules of some Services whose slices are there.
+
+        Nothing is answered by that (I1), and what comes later for such a Service, or another Node, has it built anew.
+        At most `limit` are built; returns whether more could be. Without this node's object nothing is, for its zone
+        and addresses matter everywhere.
+        """
+        if self._surroundings is not None or self._store.node is None or not self._ahead:
+            return False
+        surroundings = self._survey()
+        conditions = _conditions(surroundings)
+        if self._built_under is not None and self._built_under != conditions:
+            self._ahead.clear()  # the first message has to begin anyway
+            return False
+        self._built_under = conditions
+        services = list(itertools.islice(self._ahead, limit))
+        for key in services:
+            del self._ahead[key]
+        self._touched.difference_update(services)
+        self._rebuild(services, surroundings)
+        return bool(self._ahead)
 
     def take(self, *, full: bool = False) -> RuleChanges | None:
         """The message that brings a dataplane from the one before to now; None as long as the pipeline is not ready.
@@ -149,12 +177,13 @@ class Pipeline:
             surroundings = self._survey()
         else:
             surroundings = before
-        services = self._touched | self._failed if full else self._touched
-        if before is None or self._everything:
-            # Rules depend on the node's zone, IPs and detector, not on the machine's other addresses.
+        services = self._touched | self._failed if full or before is None else self._touched
+        conditions = _conditions(surroundings)
+        if self._built_under != conditions:
             services = self._store.services.keys() | self._given.keys() | self._rules.services
         # From here on a failure is a Service's own, so nothing touched can get lost.
-        self._surroundings = surroundings
+        self._surroundings, self._built_under = surroundings, conditions
+        self._ahead.clear()
         self._touched, self._everything, self._addresses_changed = set(), False, False
         changed = self._rebuild(services, surroundings)
         if full or before != surroundings:
@@ -281,6 +310,22 @@ class Pipeline:
             case Delete(ObjectKey(kind=Kind.ENDPOINT_SLICE)):
                 for service in touched.services:
                     self._trigger_times.pop(service, None)
+
+
+class _Conditions(NamedTuple):
+    """What views and rules depend on besides objects and configuration; not the machine's other addresses."""
+
+    node_name: str
+    zone: str | None
+    node_ips: Mapping[IPFamily, Address]
+    pod_prefixes: Mapping[IPFamily, Prefix]
+    pod_interfaces: tuple[str, str]
+
+
+def _conditions(surroundings: Surroundings) -> _Conditions:
+    node = surroundings.node
+    interfaces = (surroundings.pod_interface, surroundings.pod_interface_prefix)
+    return _Conditions(node.name, node.zone, node.node_ips, surroundings.pod_prefixes, interfaces)
 
 
 def _without_local(view: ServicePortView) -> Iterable[LocalPolicy]:

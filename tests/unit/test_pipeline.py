@@ -5,6 +5,7 @@ from __future__ import annotations
 import cProfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -323,6 +324,64 @@ def test_messages_add_up_to_the_whole_and_merging_them_loses_nothing(
     assert merged.surroundings == whole.surroundings
     assert merged.conflicts == whole.conflicts
     assert None not in merged.rules.values() or not merged.complete
+
+
+@laws
+@given(clusters(), st.lists(changes(), max_size=8), ADDRESS_SETS, st.data())
+def test_working_ahead_changes_no_message(
+    cluster: object, later: list[Change], addresses: frozenset[Address], data: st.DataObject
+) -> None:
+    """Whatever was built before the lists were complete: the first message is that of a pipeline that waited."""
+    listed = [one for one in (*cluster.changes, *later) if not isinstance(one, Synced)]  # type: ignore[attr-defined]
+    listed = data.draw(st.permutations([*listed, Upsert(NODE)]))
+    ahead, waiting = Pipeline(config(), frozenset()), Pipeline(config(), frozenset())
+    for one in listed:
+        ahead.apply([one])
+        waiting.apply([one])
+        if data.draw(st.booleans()):
+            ahead.prepare(data.draw(st.integers(1, 3)))
+    for each in (ahead, waiting):
+        each.set_host_addresses(addresses)
+        assert each.take() is None
+        each.apply([SERVICES_LISTED, SLICES_LISTED])
+        assert each.pending
+    assert taken(ahead) == taken(waiting)
+    assert ahead.health_checks == waiting.health_checks
+    assert ahead.without_local_endpoints == waiting.without_local_endpoints
+    assert not ahead.pending
+
+
+def test_what_was_built_ahead_is_not_built_again() -> None:
+    listed = pipeline(Upsert(NODE), Upsert(WEB), Upsert(SLICE), Upsert(service("late", cluster_ips=["10.96.0.99"])))
+    assert not listed.prepare(10)
+    assert listed.rules.rules_of(WEB.key)
+    listed.apply([Upsert(endpoint_slice("late-a", [L1], service="late")), SERVICES_LISTED, SLICES_LISTED])
+    watched = cProfile.Profile()
+    message = watched.runcall(taken, listed)
+    assert "10.96.0.99:80/tcp" in shown(message)
+    built = [entry.callcount for entry in watched.getstats() if getattr(entry.code, "co_name", "") == "build_view"]
+    assert built == [1]
+    assert not listed.prepare(10), "there is nothing to be ahead of any more"
+
+
+def test_nothing_is_built_ahead_before_the_node_is_known() -> None:
+    listed = pipeline(Upsert(WEB), Upsert(SLICE))
+    assert not listed.prepare(10)
+    assert len(listed.rules) == 0
+    listed.apply([Upsert(NODE)])
+    listed.prepare(10)
+    assert len(listed.rules) > 0
+
+
+def test_another_zone_voids_what_was_built_ahead() -> None:
+    listed = pipeline(Upsert(NODE), Upsert(WEB), Upsert(SLICE))
+    listed.prepare(10)
+    listed.apply([Upsert(replace(NODE, zone="elsewhere")), SERVICES_LISTED, SLICES_LISTED])
+    assert not listed.prepare(10)
+    waited = pipeline(
+        Upsert(replace(NODE, zone="elsewhere")), Upsert(WEB), Upsert(SLICE), SERVICES_LISTED, SLICES_LISTED
+    )
+    assert taken(listed) == taken(waited)
 
 
 def large(count: int) -> Pipeline:

@@ -32,7 +32,8 @@ def select_endpoints(port: ServicePort, candidates: Sequence[Candidate], node: N
     mode = TopologyMode.ALL
     if cluster_wanted:
         mode = topology_mode(ready, node)
-        cluster = tuple(one.endpoint for one in ready if in_mode(one, mode, node)) or tuple(draining)
+        chosen = ready if mode is TopologyMode.ALL else [one for one in ready if in_mode(one, mode, node)]
+        cluster = tuple([one.endpoint for one in chosen]) or tuple(draining)
     local: tuple[Endpoint, ...] | None = None
     local_ready = False
     if local_wanted:

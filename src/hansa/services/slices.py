@@ -31,21 +31,23 @@ def merge_slices(
     one over one that is not, then the first in the order of slice names (E10, E11).
     Evidence: service-semantics section 7.
     """
+    own = [one for one in slices if one.family is family]
+    own.sort(key=attrgetter("name"))
     merged: dict[PortKey, dict[str, tuple[int, Candidate]]] = {}
-    for piece in sorted((one for one in slices if one.family is family), key=attrgetter("name")):
-        opening, closing = ("[", "]:") if family is IPFamily.IPV6 else ("", ":")
-        entries = [(f"{opening}{one.address!s}{closing}", _rank(one), one) for one in piece.endpoints]
+    for piece in own:
+        heads = [f"[{one.address!s}]:" if family is IPFamily.IPV6 else f"{one.address!s}:" for one in piece.endpoints]
         for port in piece.ports:
             number = port.port
             places = merged.setdefault((port.name, port.protocol), {})
-            for prefix, rank, one in entries:
-                text = f"{prefix}{number}"
+            for head, one in zip(heads, piece.endpoints, strict=True):
+                rank = 0 if one.ready and not one.terminating else _rank(one)
+                text = f"{head}{number}"
                 taken = places.get(text)
                 if taken is None or rank < taken[0]:
                     local = one.node_name == node_name
                     endpoint = Endpoint(one.address, number, local, one.ready, one.serving, one.terminating)
                     places[text] = (rank, Candidate(endpoint, one.zone_hints, one.node_hints))
-    return {key: tuple(places[text][1] for text in sorted(places)) for key, places in merged.items()}
+    return {key: tuple([places[text][1] for text in sorted(places)]) for key, places in merged.items()}
 
 
 def _rank(entry: SliceEndpoint) -> int:

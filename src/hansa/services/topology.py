@@ -17,9 +17,14 @@ def topology_mode(ready: Sequence[Candidate], node: NodeFacts) -> TopologyMode:
     """
     if not ready:
         return TopologyMode.ALL
-    if _every_one_hinted([candidate.node_hints for candidate in ready], node.name):
+    # Mostly there are no hints at all, and the first endpoint shows it.
+    if ready[0].node_hints and _every_one_hinted([candidate.node_hints for candidate in ready], node.name):
         return TopologyMode.SAME_NODE
-    if node.zone and _every_one_hinted([candidate.zone_hints for candidate in ready], node.zone):
+    if (
+        node.zone
+        and ready[0].zone_hints
+        and _every_one_hinted([candidate.zone_hints for candidate in ready], node.zone)
+    ):
         return TopologyMode.SAME_ZONE
     return TopologyMode.ALL
 

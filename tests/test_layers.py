@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rules"}),
     frozenset({"services"}),
     frozenset({"api"}),
-    frozenset({"bounded", "net", "errors", "config", "kubeproxy", "schedule", "metrics"}),
+    frozenset({"bounded", "net", "errors", "config", "kubeproxy", "schedule", "metrics", "logs"}),
 )
 
 # Modules that do I/O (the `!` of the house plan). Everything else is pure and importable on any system.
@@ -50,6 +50,7 @@ EDGES = frozenset(
         "health",
         "bounded",
         "lock",
+        "logs",
         "sources.files",
         "sources.kpng.client",
         "sources.kpng.file_source",

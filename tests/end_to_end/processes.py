@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +19,19 @@ from hansa.hns.emulator.service import Emulator
 from hansa.hns.remote import RemoteHns
 
 HANSA = Path(sys.executable).with_name("hansa")
+
+
+KLOG_HEAD = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ (\w+)\.py:\d+\] ")
+
+
+def plain_line(line: str) -> str:
+    """A log line with severity, file and sentence, `I hansa.engine sync number=1 kind=full`; others as they are."""
+    head = KLOG_HEAD.match(line)
+    if head is None:
+        return line
+    text = re.sub(r'(?<![^\s=])"([^"\s=]+)"(?!\S)', r"\1", line[head.end() :])
+    sentence = re.match(r'"([^"]*)"', text)  # of several words
+    return f"{head[1]} hansa.{head[2]} " + (sentence[1] + text[sentence.end() :] if sentence else text)
 
 
 class Command:
@@ -34,9 +48,12 @@ class Command:
 
     @property
     def log(self) -> list[str]:
-        """Lines on standard error, without their time."""
-        lines = self._err.read_text(encoding="utf-8").splitlines()
-        return [line.split(" ", 2)[2] if line[:1].isdigit() else line for line in lines]
+        """Lines on standard error; log lines as `plain` has them."""
+        return [plain_line(line) for line in self.raw_log.splitlines()]
+
+    @property
+    def raw_log(self) -> str:
+        return self._err.read_text(encoding="utf-8")
 
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), WITHIN_S)

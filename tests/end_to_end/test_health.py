@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 ANY_PORTS = ("--healthz-bind-address", "127.0.0.1:0", "--metrics-bind-address", "127.0.0.1:0")
-LISTENS = re.compile(r"hansa\.health (\w+) listens address=127\.0\.0\.1 port=(\d+)")
+LISTENS = re.compile(r"listening server=(\w+) address=127\.0\.0\.1 port=(\d+)")
 
 
 def free_port() -> int:

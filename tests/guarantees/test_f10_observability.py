@@ -22,6 +22,7 @@ from tests.guarantees.node import (
 from tests.guarantees.stage import stage
 
 from hansa.api.objects import Policy
+from hansa.engine import SYNCS_FROM
 from hansa.hns.api import HnsKind, HnsVerb, HResult
 from hansa.hns.emulator import Build, LeavePartial, LoseReply, Refuse
 from hansa.testing import L1, L2, R1, R2, WEB, endpoint, endpoint_slice, node, port, service, slice_port
@@ -53,8 +54,11 @@ def test_F87_the_health_check_of_a_vip_reaches_this_host_in_both_families() -> N
     assert not any("32000" in name for name in off.served())
 
 
+USUAL = logging.INFO - SYNCS_FROM  # the verbosity that people run with
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+    return [record.getMessage() for record in caplog.records if record.levelno >= USUAL]
 
 
 @in_loop
@@ -84,7 +88,7 @@ def last(caplog: pytest.LogCaptureFixture) -> str:
 
 def test_F91_a_steady_state_logs_nothing_and_a_lasting_error_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """One line when something begins to fail, one when it is mended; in between it is only counted."""
-    caplog.set_level(logging.INFO, logger="hansa")
+    caplog.set_level(USUAL, logger="hansa")
     _a_quiet_and_a_failing_hour(caplog)
 
 
@@ -101,7 +105,7 @@ async def _an_alarm_lasts(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_F91_an_alarm_that_lasts_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """The sentence of the alarm does not change with the time that it lasts."""
-    caplog.set_level(logging.INFO, logger="hansa")
+    caplog.set_level(USUAL, logger="hansa")
     _an_alarm_lasts(caplog)
 
 

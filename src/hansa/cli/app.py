@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from hansa import __version__
+from hansa import __version__, logs
 from hansa.api.change import Upsert
 from hansa.cli import brain, inputs, lab, options, planes, state
 from hansa.errors import ConfigError, Fault
@@ -133,14 +133,15 @@ def run(
         str | None,
         typer.Option(help='Where metrics are; default: metricsBindAddress, else 127.0.0.1:10249; "" = nowhere.'),
     ] = None,
-    verbose: Annotated[bool, typer.Option("-v", help="Log debugging lines too.")] = False,
+    verbosity: Annotated[
+        int,
+        typer.Option("-v", help="How much is logged: 0 troubles, 2 syncs, 4 steps.", min=0, max=10),
+    ] = 2,
+    vmodule: Annotated[str, typer.Option(help="Other verbosities by file, like engine=4,health*=0; with text.")] = "",
+    logging_format: Annotated[str, typer.Option(help="text, as klog has it, or json.")] = "text",
 ) -> None:
     """Be this node's service proxy until a signal ends it. Ending leaves all rules in place."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(options.log_config(logging_format, verbosity, vmodule))
     chosen = planes.choose(dataplane, hns)
     windows = planes.WindowsOptions(hns, network, build)
     from hansa import engine as engine_module

@@ -15,8 +15,9 @@ import yaml
 
 from hansa.api.change import Malformed, Upsert
 from hansa.api.objects import EndpointSlice, Node
-from hansa.config import Config, ignored_settings, make_config
+from hansa.config import Config, LogConfig, VModule, ignored_settings, make_config
 from hansa.errors import ConfigError, Fault
+from hansa.kubeproxy.flags import read_vmodule
 from hansa.sources import News
 from hansa.sources.host import read_host
 
@@ -46,6 +47,22 @@ class Settings:
 
     config: Config
     notes: tuple[str, ...]
+
+
+LOG_FORMATS = ("text", "json")
+
+
+def log_config(form: str, verbosity: int, vmodule: str) -> LogConfig:
+    """How a command logs that goes on. Raises ConfigError."""
+    if form not in LOG_FORMATS:
+        raise ConfigError(Fault("--logging-format", f"{form!r} is not known", f"give one of {', '.join(LOG_FORMATS)}"))
+    try:
+        modules = tuple(VModule(pattern, number) for pattern, number in read_vmodule(vmodule))
+    except ValueError as error:
+        raise ConfigError(Fault("--vmodule", str(error), "give pattern=number,...")) from None
+    if modules and form != "text":
+        raise ConfigError(Fault("--vmodule", "only text has it", "leave it out, or take --logging-format text"))
+    return LogConfig(form, verbosity, modules)
 
 
 def read_settings(

@@ -115,7 +115,7 @@ class Node:
     @property
     def syncs(self) -> int:
         """How many syncs of the hansa started last had something to do."""
-        return self.log.count(" hansa.engine sync number=")
+        return self.log.count('] "sync" number=')
 
     def generation(self) -> int:
         with contextlib.closing(self.lab.node.call(KernelRuleset)) as kernel:

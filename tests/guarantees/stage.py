@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import aiohttp
 from tests.engine_stage import FakeClock, ListedSource
 from tests.guarantees.node import GuardedNode, synced
 
 from hansa.api.change import Change, Upsert
 from hansa.api.objects import ApiObject
+from hansa.config import BindAddress, Config, NodePortAddresses
 from hansa.dataplanes.base import Change as PlannedChange
 from hansa.dataplanes.base import SyncReport
 from hansa.engine import Engine, SyncRecord
+from hansa.events import Event
+from hansa.health import Servers, serving
+from hansa.net import parse_address
 from hansa.rules.model import RuleChanges
 from hansa.services.model import ServicePortName
+from hansa.sources.kubernetes.client import KubernetesSource
 from hansa.testing import NODE_ADDRESSES
 
 
@@ -89,19 +97,90 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(node: GuardedNode, **settings: Any) -> AsyncIterator[Stage]:
-    """An engine that has been told all of the node's objects, and has synced. settings: fields of Config."""
-    config = replace(node.config, **settings)
+async def _engine(node: GuardedNode, config: Config) -> AsyncIterator[Stage]:
+    """An engine at work that has been told nothing yet."""
     node.start(config)
     source, clock = ListedSource(), _Clock(node)
     engine = Engine(config, [source], dataplane=_Guarded(node), clock=clock, read_addresses=lambda: NODE_ADDRESSES)
     task = asyncio.create_task(engine.run())
     on = Stage(engine, source, clock, node)
-
     engine.on_sync(lambda record, _: on.records.append(record))
     try:
-        await on.synced(*(Upsert(item) for item in node.objects.values()), *synced())
         yield on
     finally:
         engine.stop()
         await asyncio.wait_for(task, 10)
+
+
+def everything(node: GuardedNode) -> tuple[Change, ...]:
+    """What the API server has, and that it is all."""
+    return (*(Upsert(item) for item in node.objects.values()), *synced())
+
+
+@asynccontextmanager
+async def stage(node: GuardedNode, **settings: Any) -> AsyncIterator[Stage]:
+    """An engine that has been told all of the node's objects, and has synced. settings: fields of Config."""
+    async with _engine(node, replace(node.config, **settings)) as on:
+        await on.synced(*everything(node))
+        yield on
+
+
+@dataclass
+class Reply:
+    """An answer over HTTP."""
+
+    code: int
+    text: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass
+class Served:
+    """The stage with its health and metrics servers, and the Events that were told."""
+
+    on: Stage
+    servers: Servers
+    client: aiohttp.ClientSession
+    events: list[Event] = field(default_factory=list)
+
+    async def ask(self, url: str, method: str = "GET", **more: Any) -> Reply:
+        async with self.client.request(method, url, **more) as response:
+            return Reply(response.status, await response.text())
+
+    async def health(self, path: str = "/healthz") -> Reply:
+        assert self.servers.healthz is not None
+        return await self.ask(f"http://127.0.0.1:{self.servers.healthz.port}{path}")
+
+    async def metrics(self, path: str = "/metrics", method: str = "GET", **more: Any) -> Reply:
+        assert self.servers.metrics is not None
+        return await self.ask(f"http://127.0.0.1:{self.servers.metrics.port}{path}", method, **more)
+
+    async def values(self, name: str) -> dict[str, float]:
+        """All values of one metric, by its labels as written: `{class="busy"}`, or "" without."""
+        lines = (await self.metrics()).text.splitlines()
+        found = (line.rpartition(" ") for line in lines if re.match(rf"{re.escape(name)}[ {{]", line))
+        return {head.removeprefix(name): float(value) for head, _, value in found}
+
+
+@asynccontextmanager
+async def served(node: GuardedNode, cluster: KubernetesSource | None = None, **settings: Any) -> AsyncIterator[Served]:
+    """A stage with servers on free ports of loopback. cluster: the API server that hears of Events, None = nobody."""
+    loopback = BindAddress(parse_address("127.0.0.1"), 0)
+    settings = {
+        "healthz_bind_address": loopback,
+        "metrics_bind_address": loopback,
+        "node_port_addresses": NodePortAddresses(primary=False),
+        **settings,
+    }
+    events: list[Event] = []
+    config = replace(node.config, **settings)
+    async with (
+        _engine(node, config) as on,
+        serving(on.engine, config, clock=on.clock, tell=events.append, cluster=cluster) as servers,
+        aiohttp.ClientSession() as client,
+    ):
+        await on.synced(*everything(node))
+        yield Served(on, servers, client, events)

@@ -149,7 +149,6 @@ class Executor:
             # Another GUID: whatever the kernel may still keep under the old one stays out of it.
             generations = self._situation.generations
             generations[plan.frontend] = generations.get(plan.frontend, 0) + 1
-            self._situation.renewing.discard(plan.frontend)
         self._create_balancer(plan)
 
     def _refuse_if_closed(self, plan: FrontendPlan) -> None:
@@ -161,6 +160,7 @@ class Executor:
         assert plan.desired is not None
         self._refuse_if_closed(plan)
         frontend = plan.frontend
+        self._situation.renewing.discard(frontend)
         asked = balancer_guid(frontend, self._situation.generations.get(frontend, 0))
         document = _document(plan.desired, plan.endpoints)
         made = self._create(HnsKind.LOAD_BALANCER, frontend, asked, document, decode_load_balancer)

@@ -97,7 +97,8 @@ def make_plan(situation: Situation, work: Work) -> Plan:
             critical.update(plan.missing)
             if plan.desired.source_vip is not None:
                 critical.add(plan.desired.source_vip)  # its endpoint comes first, too, or the load balancer has to wait
-        if plan.blocked and plan.desired is not None and plan.desired.source_vip is not None:
+        makes = plan.blocked or plan.verb in (Verb.CREATE, Verb.REPLACE)
+        if makes and plan.desired is not None and plan.desired.source_vip is not None:
             addresses.add(plan.desired.source_vip)
     ordered: list[tuple[tuple[int, float], Step]] = []
     for plan in plans:

@@ -28,6 +28,18 @@ def default_path() -> Path:
     return _folder() / FILE_NAME
 
 
+def holder(path: Path) -> str:
+    """Who holds the lock on that file, as `hansa run (pid 4711)`; "" = nobody. Makes and changes nothing."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return ""  # there is none, or it is somebody else's: then its holder cannot be told either
+    try:
+        return "" if _try_lock(file) else _read(file) or "another hansa"
+    finally:
+        os.close(file)
+
+
 class HostLock:
     """A context that holds the lock. Entering raises ConfigError if another process holds it, or for a bad path.
 

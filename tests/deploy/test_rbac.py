@@ -56,7 +56,7 @@ async def test_with_the_role_hansa_does_everything(tmp_path: Path, refuse_watch_
             *("--hns", "emulator", "--hns-listen", address, "--set", "minSyncPeriod=0s"),
             *("--healthz-bind-address", "", "--metrics-bind-address", ""),
         )
-        await run.says("sync number=1 kind=full")
+        await run.says("number=1 ")
         await holds(address, wanted(server.manifests()), by=run)
         server.put(*shop(FAR_POD))
         await holds(address, wanted(server.manifests()), by=run)

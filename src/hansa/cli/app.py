@@ -402,23 +402,23 @@ def doctor(
     known = options.nodes(found.changes) if found is not None else []
     options.check_node_name(read.config, known)
     windows = planes.WindowsOptions(hns, network, build)
+    at = None
     if chosen == planes.NFTABLES:
         plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
         plan = None if found is None else partial(_plan, plane, found)
         examined = looking.examine_linux(read.config, plan, lock)
-        _report(replace(examined, checks=(*checks, *examined.checks)), found, None, output=output)
     else:
         host = context.with_resource(
             options.open_host(hns or "native", read.config, known, network=network, build=build)
         )
-        settled = options.with_source_vip(read.config, host)
+        at = host, options.with_source_vip(read.config, host)
         if windows.native:
-            examined = looking.examine_windows(host, settled, found, lock)
+            examined = looking.examine_windows(*at, found, lock)
         else:
-            examined = looking.Examined(settled.node_name)
-            if found is not None:
-                examined = replace(examined, diagnosis=looking.diagnose_windows(host, settled, found)[0])
-        _report(replace(examined, checks=(*checks, *examined.checks)), found, (host, settled), output=output)
+            diagnosis = None if found is None else looking.diagnose_windows(*at, found)[0]
+            examined = looking.Examined(read.config.node_name, diagnosis=diagnosis)
+    examined = replace(examined, checks=(*checks, *examined.checks))
+    _report(examined, found, at, output=output)
     if exit_code:
         _exit_by(examined.worst)
 

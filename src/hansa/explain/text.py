@@ -14,6 +14,7 @@ from rich.text import Text
 from hansa.dataplanes.base import Change, HostState, Outcome, Shortfall, SyncReport, Verb
 from hansa.dataplanes.windows.render import Rendered
 from hansa.dataplanes.windows.table import Row
+from hansa.explain.checkup import Check
 from hansa.explain.defects import DEFECTS, Severity
 from hansa.explain.doctor import Diagnosis
 
@@ -111,6 +112,30 @@ def change_data(changes: Iterable[Change]) -> list[dict[str, Any]]:
 
 
 _SEVERITY_STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+
+
+def check_table(checks: Iterable[Check]) -> Table:
+    """What was looked at, in the order in which it was; what is wrong with the remedy beside it."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("RESULT", "WHERE", "WHAT", "WHAT TO DO"):
+        table.add_column(heading, overflow="fold")
+    for one in checks:
+        style = _SEVERITY_STYLES[one.severity] if one.severity is not None else "green"
+        word = one.severity.value if one.severity is not None else "well"
+        table.add_row(Text(word, style=style), Text(one.topic.value), Text(one.text), Text(one.remedy or "-"))
+    return table
+
+
+def check_data(checks: Iterable[Check]) -> list[dict[str, Any]]:
+    return [
+        {
+            "topic": one.topic.value,
+            "result": one.severity.value if one.severity is not None else "well",
+            "text": one.text,
+            "remedy": one.remedy,
+        }
+        for one in checks
+    ]
 
 
 def finding_table(diagnosis: Diagnosis) -> Table:

@@ -163,7 +163,7 @@ def test_the_exit_code_says_whether_something_is_wrong(hansa: Hansa, tmp_path: P
     file.write_text(node.emulator.dump(), encoding="utf-8")
     (tmp_path / "empty.yaml").write_text("kind: List\napiVersion: v1\nitems: []\n", encoding="utf-8")
     arguments = ("--source", str(tmp_path / "empty.yaml"), "--node-name", "n1", "--exit-code")
-    assert hansa("doctor", "--hns", f"emulator:{file}", *arguments)[0] == 5, "nothing is wanted, and there is something"
+    assert hansa("doctor", "--hns", f"emulator:{file}", *arguments)[0] == 6, "nothing is wanted: all there is is left over"
     empty = tmp_path / "other.json"
     empty.write_text(l2bridge_node().dump(), encoding="utf-8")
     code, out, _ = hansa("doctor", "--hns", f"emulator:{empty}", *arguments)

@@ -86,8 +86,8 @@ def prepare(config: Config, root: Path = ROOT) -> Preparation:
     beside = config.proxy_name is not None
     replaced = needs.judge_rivals(rivals, takeover=config.takeover, beside_another=beside)
     notes = [f"{one} is left alone: hansa serves proxyName {config.proxy_name}" for one in rivals] if beside else []
-    cores = needs.count_cores((root / ONLINE_CORES).read_text(encoding="ascii"))
-    notes += apply_settings(needs.wanted_settings(config.linux, core_count=cores, families=families), root)
+    wanted = needs.wanted_settings(config.linux, core_count=core_count(root), families=families)
+    notes += apply_settings(wanted, root)
     notes += needs.forwarding_notes({family: _read(root, needs.FORWARDING[family]) for family in families})
     return Preparation(families, replaced, tuple(notes))
 
@@ -255,6 +255,16 @@ def _read(root: Path, path: str) -> int | None:
         return int((root / SYSCTLS / path).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
+
+
+def setting(path: str, root: Path = ROOT) -> int | None:
+    """The number in a file below /proc/sys; None if there is none."""
+    return _read(root, path)
+
+
+def core_count(root: Path = ROOT) -> int:
+    """How many processors the machine has, whatever this process may use of them."""
+    return needs.count_cores((root / ONLINE_CORES).read_text(encoding="ascii"))
 
 
 def apply_settings(wanted: Iterable[Setting], root: Path = ROOT) -> list[str]:

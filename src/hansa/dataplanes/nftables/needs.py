@@ -242,6 +242,7 @@ def judge_rivals(rivals: Sequence[Rival], *, takeover: bool, beside_another: boo
 MAX_ENTRIES_BY_CORES = 1 << 20
 ENTRIES_PER_BUCKET = 4
 MAX_ENTRIES = "net/netfilter/nf_conntrack_max"
+CONNECTION_COUNT = "net/netfilter/nf_conntrack_count"
 FORWARDING = {IPFamily.IPV4: "net/ipv4/ip_forward", IPFamily.IPV6: "net/ipv6/conf/all/forwarding"}
 
 

@@ -244,6 +244,7 @@ class _Proxy:
         self._parsed = parsed
         self._digests = digests
         self._completed = completed
+        self._settled = config  # as files and flags say it; the plane adds what only the host can tell
         self._config = config
         self._failure = ""
         self._stop: Callable[[], None] = lambda: None
@@ -375,11 +376,12 @@ class _Proxy:
         except StartError as error:
             _log.error("changed configuration is wrong, the one before stays in force", err=error)
             return
-        found = settle.difference(self._completed, new, old_config=self._config, new_config=config)
+        found = settle.difference(self._completed, new, old_config=self._settled, new_config=config)
         logs.configure(log_config)
         self._completed = new
         fields = {name: getattr(config, name) for name in found.live if name in settle.LIVE_FIELDS}
         if fields:
+            self._settled = replace(self._settled, **fields)
             self._config = replace(self._config, **fields)
             await engine.reconfigure(self._config)
             if self._servers is not None:

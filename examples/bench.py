@@ -23,7 +23,8 @@ from hansa.dataplanes.base import SyncReport
 from hansa.dataplanes.windows.apply import WindowsDataplane
 from hansa.hns.api import HnsKind
 from hansa.hns.client import HnsClient
-from hansa.hns.emulator import BUILDS, L2BRIDGE_DUAL_STACK, OVERLAY, Emulator, l2bridge_node, overlay_node
+from hansa.hns.emulator import BUILDS, L2BRIDGE, L2BRIDGE_DUAL_STACK, Build, Emulator, l2bridge_node, overlay_node
+from hansa.hns.features import Feature, supports
 from hansa.hns.schema import HnsLoadBalancer, encode
 from hansa.pipeline import Pipeline
 from hansa.testing import EndpointFields, ServiceFields, endpoint, endpoint_slice, node, service
@@ -42,13 +43,14 @@ class Bench:
         self,
         network: str = "l2bridge",
         *,
-        build: str = "ws2022",
+        build: str | Build = "ws2022",
         pods: Iterable[str] = (),
         settings: dict[str, Any] | None = None,
     ) -> None:
-        layout = OVERLAY if network == "overlay" else L2BRIDGE_DUAL_STACK
-        made = overlay_node if network == "overlay" else l2bridge_node
-        self.host: Emulator = made(BUILDS[build], layout=layout)
+        windows = BUILDS[build] if isinstance(build, str) else build
+        bridge = L2BRIDGE_DUAL_STACK if supports(windows.version, Feature.IPV6_DUAL_STACK) else L2BRIDGE
+        overlay = network == "overlay"
+        self.host: Emulator = overlay_node(windows) if overlay else l2bridge_node(windows, layout=bridge)
         self.now = 0.0
         self.report: SyncReport | None = None
         for pod in pods:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import typer
+from tests.docs import parity
 from tests.docs.pages import MARK
 from tests.docs.pictures import PICTURES
 from typer.core import TyperArgument, TyperGroup, TyperOption
@@ -317,6 +318,30 @@ def symptoms() -> str:
     return _table(("symptom", "severity", "known as", "what it means", "upstream", "by hand"), rows)
 
 
+# --- what holds where ---
+
+
+def parity_table() -> str:
+    rows = [
+        (name, str(area.total), _share(area.nftables, area.total), _share(area.windows, area.total), _reasons(area.why))
+        for name, area in parity.areas().items()
+    ]
+    return _table(("scenarios about", "number", "Linux (nftables)", "Windows (HNS)", "what HNS cannot do"), rows)
+
+
+def _share(holds: int, total: int) -> str:
+    return "all" if holds == total else f"{holds} of {total}"
+
+
+def _reasons(why: Mapping[str, int]) -> str:
+    return "; ".join(f"{text} ({count})" for text, count in sorted(why.items()))
+
+
+def parity_missing() -> str:
+    rows = [(f"`{case.name}`", case.about, "; ".join(sorted(lacking))) for case, lacking in parity.not_in_windows()]
+    return _table(("case", "what it is about", "what HNS cannot do"), rows)
+
+
 # --- shared ---
 
 # Labels of lines in the notes that the code was built from: they mean something in a docstring, not to a reader here.
@@ -375,5 +400,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "refusals": refusals,
     "dump-fields": dump_fields,
     "symptoms": symptoms,
+    "parity": parity_table,
+    "parity-missing": parity_missing,
     **PICTURES,
 }

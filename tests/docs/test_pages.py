@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,13 +50,18 @@ def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(found), f"{page.name} links to {target}#{anchor}"
 
 
-def anchors(page: Path) -> set[str]:
-    """The ids that the site gives to headings, or that the page gives by `{#id}`."""
-    found = set()
-    for heading in re.findall(r"^#+\s+(.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
-        plain = re.sub(r"[`*]", "", heading).strip().lower()
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The ids that the site gives to headings, or that the page gives by `{#id}` or `<a id="id">`."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    found = set(re.findall(r'<a id="([^"]+)">', text))
+    for heading in re.findall(r"^#+\s+(.*)$", text, re.MULTILINE):
+        if (given := re.search(r"\{#([\w-]+)\}", heading)) is not None:
+            found.add(given[1])
+            continue
+        plain = re.sub(r"\]\([^)]*\)|[`*\[]", "", heading).strip().lower()
         found.add(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain)).strip("-"))
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.is_relative_to(DOCS)], ids=page_id)

@@ -1,7 +1,7 @@
 """The documents that the metrics port shows besides metrics: the configuration, and what hansa thinks. Pure.
 
 `config_document` is `make_config` backwards: what it gives, `make_config` reads into the same Config. `state_head` and
-`service_documents` are /debug/state: what is open on the host; per Service its view with reasons, and its rules.
+`service_documents` are /debug/hansa/state: what is open on the host; per Service its view with reasons, and its rules.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, assert_never
 
 from hansa.api.objects import ServiceKey
 from hansa.config import OFF, BindAddress, Config, NodePortAddresses, go_duration
-from hansa.engine import EngineState
+from hansa.dataplanes.base import Outcome, Result
+from hansa.engine import EngineState, SyncRecord
 from hansa.health_answers import Moment, rfc3339
 from hansa.pipeline import Pipeline
 from hansa.rules.model import Action, Drop, Forward, Origin, Reject, Rule
@@ -148,6 +149,8 @@ def state_head(state: EngineState, moment: Moment, *, node_name: str, mode: str)
             for one in (report.waiting if report else ())
         ],
         "shortfalls": shortfall_data(report.shortfalls) if report else [],
+        "steps": _steps(one for one in report.results if one.outcome is not Outcome.DONE) if report else [],
+        "objects": {kind: counts._asdict() for kind, counts in report.objects.items()} if report else {},
         "conditions": list(report.conditions) if report else [],
         "drift": change_data(report.drift) if report else [],
         "healthCheckPorts": [
@@ -160,6 +163,36 @@ def state_head(state: EngineState, moment: Moment, *, node_name: str, mode: str)
             for key, one in sorted(state.health_checks.items())
         ],
     }
+
+
+def sync_document(record: SyncRecord, results: Iterable[Result], moment: Moment) -> dict[str, Any]:
+    """One sync with all its steps, as it was asked for at `moment`."""
+    return {
+        "number": record.number,
+        "kind": str(record.kind),
+        "started": rfc3339(moment.wall_at(record.started_at)),
+        "finished": rfc3339(moment.wall_at(record.finished_at)),
+        "ok": record.ok,
+        "hostState": record.state.value if record.state is not None else None,
+        "error": record.error or None,
+        "pending": record.pending,
+        "steps": _steps(results),
+    }
+
+
+def _steps(results: Iterable[Result]) -> list[dict[str, Any]]:
+    return [
+        {
+            "verb": one.change.verb.value,
+            "kind": one.change.kind,
+            "key": one.change.key,
+            "why": one.change.why,
+            "owners": list(one.change.owners),
+            "outcome": one.outcome.value,
+            "error": one.error or None,
+        }
+        for one in results
+    ]
 
 
 def service_keys(pipeline: Pipeline) -> list[ServiceKey]:
@@ -175,6 +208,14 @@ def service_documents(pipeline: Pipeline, keys: Iterable[ServiceKey]) -> list[di
             "ports": [_port_document(one) for one in pipeline.view(key)],
             "rules": [_rule_document(rule, pipeline) for rule in pipeline.rules.rules_of(key)],
         }
+        for key in keys
+    ]
+
+
+def rule_documents(pipeline: Pipeline, keys: Iterable[ServiceKey]) -> list[dict[str, Any]]:
+    """The rules of Services alone, as of the last message."""
+    return [
+        {"service": str(key), "rules": [_rule_document(rule, pipeline) for rule in pipeline.rules.rules_of(key)]}
         for key in keys
     ]
 

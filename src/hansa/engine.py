@@ -31,7 +31,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, assert_never
 from hansa.api.change import Delete, Malformed, Synced, Upsert
 from hansa.api.objects import Kind, Node, ObjectKey, Service, ServiceKey
 from hansa.config import Config
-from hansa.dataplanes.base import Dataplane, HostState, Outcome, Renewing, Result, Shortfall, SyncReport
+from hansa.dataplanes.base import Dataplane, Describing, HostState, Outcome, Renewing, Result, Shortfall, SyncReport
 from hansa.errors import DataplaneError, Fault
 from hansa.logs import Logger
 from hansa.net import Address, IPFamily
@@ -61,6 +61,7 @@ CHUNK = 256
 AHEAD = 32
 # Verbosity from which on there are lines for each sync that did something, for each that did not, and for each step.
 SYNCS_FROM, IDLE_SYNCS_FROM, STEPS_FROM = 2, 3, 4
+_NAMED = 5  # how many objects a sentence names before it only counts the rest
 # A safeguard against errors whose text never repeats; their lines still come, only without traceback.
 _DISTINCT_TRACEBACKS = 200
 # SIGBREAK is what Windows sends on Ctrl-Break and what a console service wrapper can send.
@@ -273,6 +274,7 @@ class Engine:
         self._trigger_times: tuple[TriggerTime, ...] = ()
         self._conflicts: tuple[Conflict, ...] = ()
         self._renewals: list[_Renewal] = []
+        self._left_behind: tuple[Address, ...] = ()
         self.counts = Counts()
         self.history: deque[SyncRecord] = deque(maxlen=HISTORY_LENGTH)
 
@@ -319,6 +321,11 @@ class Engine:
         self._renewals.append(asked)
         self._request()
         return await asked.report
+
+    async def describe(self) -> Sequence[Mapping[str, object]] | None:
+        """What the dataplane holds, after a sync that is under way; None if it does not tell."""
+        dataplane = self._dataplane
+        return await self._worker.run(dataplane.describe) if isinstance(dataplane, Describing) else None
 
     async def submit(self, batch: Sequence[News]) -> None:
         """Take changes in, as if a source had said them."""
@@ -477,6 +484,7 @@ class Engine:
         async with self._pipeline_lock:
             if kind >= RunKind.AUDIT:
                 await self._note_addresses()
+                await self._note_left_behind()
             message = await self._worker.run(lambda: self._pipeline.take(full=kind is RunKind.FULL))
             assert message is not None, "a run was due before the sources were complete"
             self._trigger_times += self._pipeline.take_trigger_times()
@@ -491,6 +499,12 @@ class Engine:
             self.counts.build_failures += 1
             self._log.exception("service left as it was", failure, service=str(service))
         return message
+
+    async def _note_left_behind(self) -> None:
+        """F55: pods of this node that the host has, that served once, and that no EndpointSlice names any more."""
+        idle = frozenset(self._report.idle_locals) if self._report is not None else frozenset()
+        named = await self._worker.run(lambda: self._pipeline.named(idle)) if idle else idle
+        self._left_behind = tuple(sorted(idle - named, key=lambda each: (each.version, int(each))))
 
     async def _note_addresses(self) -> None:
         try:
@@ -518,8 +532,15 @@ class Engine:
         for one in renewals:
             _give(one.report, report)
         self._conflicts = message.conflicts
-        contested = tuple(str(conflict) for conflict in message.conflicts)
-        return replace(report, conditions=(*contested, *report.conditions)) if contested else report
+        more = [str(conflict) for conflict in message.conflicts]
+        if self._left_behind:
+            shown = ", ".join(map(str, self._left_behind[:_NAMED]))
+            rest = len(self._left_behind) - _NAMED
+            more.append(
+                f"the host has endpoints of this node that no EndpointSlice names any more: {shown}"
+                f"{f' and {rest} more' if rest > 0 else ''}; if these pods are gone, the CNI has left them behind"
+            )
+        return replace(report, conditions=(*more, *report.conditions)) if more else report
 
     def _finish(self, run: _Run, outcome: SyncReport | Exception) -> SyncRecord:
         """Tell schedule, backlogs and counts what came of a run."""

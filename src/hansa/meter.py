@@ -15,13 +15,11 @@ from hansa.api.objects import Kind
 from hansa.dataplanes.base import HostState, ObjectCounts, Outcome, SyncReport, Verb
 from hansa.engine import EngineState, SyncRecord
 from hansa.health_answers import Moment
+from hansa.kubeproxy.configuration import KUBERNETES_VERSION
 from hansa.metrics import Metrics
 from hansa.pipeline import LocalPolicy
 from hansa.schedule import RunKind
 from hansa.sources.kubernetes.calls import ApiCall
-
-# The release whose names, flags and answers hansa keeps; scripts and dashboards look for it.
-KUBERNETES_VERSION = "v1.36.2"
 
 
 @dataclass(frozen=True, slots=True)

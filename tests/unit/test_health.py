@@ -27,9 +27,10 @@ from hansa.dataplanes.windows.apply import WindowsDataplane
 from hansa.engine import Engine
 from hansa.errors import DataplaneError
 from hansa.events import Event
-from hansa.health import RETRY_S as BIND_RETRY_S
-from hansa.health import Servers, _is_local, serving
+from hansa.health import Servers, serving
 from hansa.health_answers import Listener
+from hansa.health_http import RETRY_S as BIND_RETRY_S
+from hansa.health_http import is_local
 from hansa.hns.api import HnsKind, HnsVerb, HResult
 from hansa.hns.client import HnsClient
 from hansa.hns.emulator import l2bridge_node
@@ -839,7 +840,7 @@ async def test_debug_state_tells_views_rules_and_what_is_pending() -> None:
 )
 def test_only_this_machine_may_look_at_the_state(remote: str | None, local: bool) -> None:
     request = make_mocked_request("GET", "/debug/state", headers={"Host": "localhost"}).clone(remote=remote)
-    assert _is_local(request) is local
+    assert is_local(request) is local
 
 
 @in_loop

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from hansa.net import IPFamily
+from hansa.net import Address, IPFamily
 from hansa.rules.model import FrontendKey, RuleChanges
 from hansa.services.model import ServicePortName
 
@@ -113,7 +113,8 @@ class SyncReport:
     seconds of each call, where the dataplane takes the time. objects: by kind, as of the last comparison with the host.
     backing_off: how many objects wait for another try, by the class of their error; waiting: which. conntrack: by
     family, if this sync looked for stale flows. adopted: by kind, the objects that were there and served as desired at
-    the start; told from the first sync on that has gone through all there was to do.
+    the start; told from the first sync on that has gone through all there was to do. idle_locals: addresses of this
+    node's pods that the host has, and that rules had once and have had no more for a while.
     """
 
     state: HostState
@@ -135,6 +136,7 @@ class SyncReport:
     waiting: tuple[Waiting, ...] = ()
     conntrack: Mapping[IPFamily, ConntrackRun] = field(default_factory=dict)
     adopted: Mapping[str, int] = field(default_factory=dict)
+    idle_locals: tuple[Address, ...] = ()
 
     def pending_in(self, family: IPFamily) -> tuple[str, ...]:
         """What of `pending` is of this family; all of it if the dataplane does not tell."""
@@ -170,3 +172,11 @@ class Renewing(Protocol):
 
     def renew(self, owners: Collection[ServicePortName]) -> None:
         """In the next sync, make what these service ports have on the host anew, once, with the shortest gap."""
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A dataplane that tells people what it holds; called in the same thread as its other methods."""
+
+    def describe(self) -> Sequence[Mapping[str, object]]:
+        """What should be on the host and what is there of it, object by object, as JSON has it. May ask the host."""

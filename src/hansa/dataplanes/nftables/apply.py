@@ -317,6 +317,19 @@ class NftablesDataplane:
                 found += planned(stale_entries(entries, flows.wanted()), flows)
         return found
 
+    def describe(self) -> Sequence[Mapping[str, object]]:
+        """See `Describing`: for each family what the kernel's table holds now, by set; the rest tells `nft list`."""
+        found: list[Mapping[str, object]] = []
+        for family, one in self._families.items():
+            read = self._host.read(family)
+            held = {} if read is None else {name: len(elements) for name, elements in sorted(read.elements.items())}
+            there = read is not None
+            found.append(
+                {"family": str(family), "frontends": len(one.desired.rules), "trusted": one.trusted, "there": there}
+                | {"elements": held}
+            )
+        return found
+
     def close(self) -> None:
         """See `Dataplane.close`."""
         for one in (self._host, self._connections, self._predecessor):

@@ -44,6 +44,21 @@ class Row:
     state: str
 
 
+def row_data(row: Row) -> dict[str, object]:
+    """A row as JSON has it."""
+    return {
+        "owners": list(row.owners),
+        "frontend": str(row.frontend),
+        "kind": row.kind,
+        "loadBalancer": row.guid,
+        "flags": list(row.flags),
+        "internalPort": row.internal_port,
+        "sourceVip": None if row.source_vip is None else str(row.source_vip),
+        "endpoints": [{"address": str(one.address), "endpoint": one.guid, "place": one.place} for one in row.endpoints],
+        "state": row.state or None,
+    }
+
+
 def make_table(situation: Situation, reasons: Mapping[FrontendKey, str]) -> list[Row]:
     """Rows of every frontend that has, or should have, a load balancer; sorted by owner, then by frontend.
 

@@ -20,6 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             *("engine", "pipeline", "explain", "testing", "lab", "lock", "brain"),
             *("health", "health_answers", "meter", "documents", "healing", "events", "event_sender"),
+            *("health_http", "health_pages", "health_debug"),
         }
     ),
     frozenset({"sources", "dataplanes"}),
@@ -48,6 +49,8 @@ EDGES = frozenset(
         "engine",
         "event_sender",
         "health",
+        "health_debug",
+        "health_http",
         "bounded",
         "lock",
         "logs",

@@ -42,7 +42,7 @@ from hansa.dataplanes.windows.plan import (
 from hansa.dataplanes.windows.render import Rendered, rendered
 from hansa.dataplanes.windows.sight import Looked, Sight
 from hansa.dataplanes.windows.status import Status
-from hansa.dataplanes.windows.table import Row, make_table
+from hansa.dataplanes.windows.table import Row, make_table, row_data
 from hansa.dataplanes.windows.wanted import Wanted
 from hansa.errors import DataplaneError
 from hansa.hns.api import Guid
@@ -172,6 +172,10 @@ class WindowsDataplane:
         """Nothing is held open between calls; load balancers and endpoints stay."""
 
     # --- for people ---
+
+    def describe(self) -> Sequence[Mapping[str, object]]:
+        """See `Describing`; what HNS has is as last seen."""
+        return [row_data(row) for row in self.table()]
 
     def table(self) -> list[Row]:
         """Service port, frontend, load balancer, endpoints: what is desired and what HNS has of it. No host calls."""

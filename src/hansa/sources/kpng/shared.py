@@ -70,9 +70,9 @@ def service_message(service: Service) -> localv1.Service:
         Type=service.type.value,
         IPs=localv1.ServiceIPs(
             ClusterIPs=ip_set(service.cluster_ips),
-            ExternalIPs=ip_set(service.external_ips),
+            ExternalIPs=ip_set(service.external_ips) if service.external_ips else None,
             Headless=service.headless,
-            LoadBalancerIPs=ip_set(service.load_balancer_vips),
+            LoadBalancerIPs=ip_set(service.load_balancer_vips) if service.load_balancer_vips else None,
         ),
         Ports=[_port_message(spec) for spec in service.ports],
         ExternalTrafficToLocal=service.external_policy is Policy.LOCAL,
@@ -89,13 +89,14 @@ def service_message(service: Service) -> localv1.Service:
 
 
 def _port_message(spec: ServicePortSpec) -> localv1.PortMapping:
+    target_name = spec.target_port if isinstance(spec.target_port, str) else ""
     return localv1.PortMapping(
         Name=spec.name,
         Protocol=PROTOCOLS[spec.protocol],
         Port=spec.port,
         NodePort=spec.node_port,
         TargetPort=spec.target_port if isinstance(spec.target_port, int) else 0,
-        TargetPortName="" if spec.name else port_key(spec),
+        TargetPortName=target_name if spec.name else port_key(spec),
     )
 
 

@@ -40,7 +40,7 @@ def tell(world: World, journey: Journey) -> Told:
     if journey.loss is not None and isinstance(journey.loss.cause, Dropped):
         used.append(journey.loss.cause.behaviour)
     inferred = tuple(key for key in dict.fromkeys(used) if key and BEHAVIOURS[key].grade is Grade.INFERRED)
-    return Told(journey, diagnose(world, journey), contradictions(journey), excuses(world, journey), inferred, world)
+    return Told(journey, diagnose(world, journey), contradictions(world, journey), excuses(world, journey), inferred, world)
 
 
 # -- text ------------------------------------------------------------------------------------------------------------

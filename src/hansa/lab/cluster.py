@@ -121,7 +121,10 @@ class Cluster:
         own = next(each for each in self._api_nodes() if each.name == node.name)
         layout = OVERLAY if lab.network is PodNetwork.OVERLAY else L2BRIDGE
         layout = replace(layout, vni=lab.vni, root_offset=None if lab.cni is Cni.AZURE else layout.root_offset)
-        emulator = emulated_node(own, self._api_nodes(), network=lab.network, build=node.build, layout=layout)
+        try:
+            emulator = emulated_node(own, self._api_nodes(), network=lab.network, build=node.build, layout=layout)
+        except HnsError as error:
+            raise ConfigError(SettingFault(node.name, f"its HNS refuses the CNI's network: {error}")) from error
         emulator.machine = replace(emulator.machine, mac_address=MACS.format(lab.nodes.index(node) + 1))
         self._note_network(node, emulator)
         exempt = (*lab.pod_cidrs, *lab.service_cidrs)

@@ -87,8 +87,7 @@ class PodPlan:
 def pod_policies(plan: PodPlan, addresses: Iterable[Address]) -> tuple[Policy, ...]:
     """The policies of a new pod's HNS endpoint. Evidence: hcn.md 2.5, 2.6, 3 (who sets which)."""
     version = plan.management.version
-    exempt = tuple(str(prefix) for prefix in plan.exempt if prefix.version == version)
-    policies: list[Policy] = [OutBoundNat(exceptions=exempt)]
+    policies: list[Policy] = [OutBoundNat(exceptions=tuple(str(prefix) for prefix in plan.exempt))]
     if plan.loopback_dsr:
         # The plugins put the pod's own address alone: with the exceptions first, order would not matter.
         own = tuple(str(address) for address in addresses if address.version == version)

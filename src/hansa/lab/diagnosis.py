@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from hansa.hns.api import Guid
 from hansa.hns.emulator.vswitch_model import Cause, Dropped, Header
 from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, LbFlags
-from hansa.lab.world import FromNode, Journey, Loss, Lost, Step, World
+from hansa.lab.world import FromNode, FromOutside, FromPod, Journey, Loss, Lost, Step, World
 from hansa.net import Address
-from hansa.rules.model import Drop, Forward, Reject
+from hansa.rules.model import Drop, Forward, FrontendKind, Reject
 
 
 def diagnose(world: World, journey: Journey) -> tuple[str, ...]:
@@ -24,7 +24,10 @@ def diagnose(world: World, journey: Journey) -> tuple[str, ...]:
 
 def _sentences(world: World, journey: Journey, loss: Lost) -> Iterator[str]:
     cause = loss.cause.cause if isinstance(loss.cause, Dropped) else loss.cause
+    last = (journey.back or journey.there).steps[-1:]
     match cause:
+        case Loss.NO_ROUTE if last and last[0].after.outer is not None:
+            yield from _led_astray(world, journey, loss)
         case Cause.NO_LOAD_BALANCER | Loss.NO_ROUTE | Loss.NOT_LISTENING:
             yield from _unserved(world, journey)
         case Loss.OVERLAY_ON_WIRE:
@@ -43,11 +46,11 @@ def _sentences(world: World, journey: Journey, loss: Lost) -> Iterator[str]:
 
 def _unserved(world: World, journey: Journey) -> Iterator[str]:
     node = journey.node
-    header = journey.ask.header
+    header = journey.met
     if node not in world.windows:
         return
     rule = world.rule(node, header)
-    if isinstance(journey.ask.client, FromNode):
+    if _asks_as_node(journey):
         yield (
             f"{node} itself asks: on Windows its own processes reach node ports only, never ClusterIPs or VIPs "
             "(documented by Microsoft)"
@@ -183,8 +186,20 @@ def _short(guid: Guid) -> str:
 # What HNS cannot do for any service, so that no shortfall of a service tells of it.
 NODE_ASKS = "HNS: a process of the node itself reaches no ClusterIP and no VIP (documented; hcn.md 5.5, W7)"
 HAIRPIN = "HNS: with DSR a pod reaches itself only with the CNI plugin's loopbackDSR (seen; hcn.md 5.4, 5.7)"
+OWN_NODE = "HNS: with DSR a pod does not reach an endpoint that is its own node (seen: kubernetes/kubernetes#126795)"
+_KNOWN = {Cause.HAIRPIN: HAIRPIN, Cause.OWN_NODE: OWN_NODE}
 _LOSES = frozenset(
-    {"sctp", "ipv6", "family", "verdict", "endpoint-ports", "backend-limit", "preserve-destination", "short-circuit"}
+    {
+        "sctp",
+        "ipv6",
+        "family",
+        "verdict",
+        "endpoint-ports",
+        "backend-limit",
+        "preserve-destination",
+        "short-circuit",
+        "source-vip-mix",
+    }
 )
 _LETS_PASS = frozenset({"source-ranges", "verdict", "short-circuit"})
 
@@ -192,34 +207,58 @@ _LETS_PASS = frozenset({"source-ranges", "verdict", "short-circuit"})
 def excuses(world: World, journey: Journey) -> tuple[str, ...]:
     """What this host is known not to do, where that is why a journey goes another way than the rules want."""
     node = journey.node
-    if node not in world.windows or not contradictions(journey):
+    if node not in world.windows or not contradictions(world, journey):
         return ()
     found: list[str] = []
-    rule = world.rule(node, journey.ask.header)
+    rule = world.rule(node, journey.met)
+    from_outside = isinstance(journey.ask.client, FromOutside)
     features = _LOSES if isinstance(journey.wanted, Forward) else _LETS_PASS
     for one in world.shortfalls.get(node, ()):
         about = rule is not None and (one.frontend == rule.key or (one.frontend is None and one.owner == rule.owner))
-        if about and one.feature in features:
+        if about and one.feature in features and not (one.feature == "short-circuit" and from_outside):
             found.append(f"{one.feature}: {one.text}")
-    if isinstance(journey.ask.client, FromNode):
+    if _asks_as_node(journey) and rule is not None and rule.kind is not FrontendKind.NODE_PORT:
         found.append(NODE_ASKS)
     if journey.loss is not None and isinstance(journey.loss.cause, Dropped):
-        found += [HAIRPIN] if journey.loss.cause.cause is Cause.HAIRPIN else []
+        found += [_KNOWN[journey.loss.cause.cause]] if journey.loss.cause.cause in _KNOWN else []
     return tuple(dict.fromkeys(found))
 
 
-def contradictions(journey: Journey) -> tuple[str, ...]:
-    """Where what happened is not what the rules want; () if it is."""
+def _asks_as_node(journey: Journey) -> bool:
+    client = journey.ask.client
+    return isinstance(client, FromNode) or (isinstance(client, FromPod) and client.pod.host_network)
+
+
+def contradictions(world: World, journey: Journey) -> tuple[str, ...]:
+    """Where what happened, or might happen to other connections, is not what the rules want; () if it is."""
+    return tuple(_contradictions(world, journey))
+
+
+def _contradictions(world: World, journey: Journey) -> Iterator[str]:
     wanted = journey.wanted
-    if isinstance(wanted, Forward):
-        names = ", ".join(str(one) for one in wanted.endpoints)
-        if journey.loss is not None:
-            return (f"the rules want it at one of {names}",)
-        end = journey.endpoint
-        reached = None if end is None else (end.header.destination, end.header.port)
-        kept = end is not None and end.pod is not None and end.header.destination == journey.ask.header.destination
-        if not kept and reached not in {(one.address, one.port) for one in wanted.endpoints}:
-            return (f"the rules want it at one of {names}",)
-    elif isinstance(wanted, Drop | Reject) and journey.works:
-        return (f"the rules do not want it anywhere: {wanted.because.value}",)
-    return ()
+    if isinstance(wanted, Drop | Reject) and journey.works:
+        yield f"the rules do not want it anywhere: {wanted.because.value}"
+    if not isinstance(wanted, Forward):
+        return
+    names = ", ".join(str(one) for one in wanted.endpoints)
+    end = journey.endpoint
+    reached = None if end is None else (end.header.destination, end.header.port)
+    kept = end is not None and end.pod is not None and end.header.destination == journey.ask.header.destination
+    if journey.loss is not None or not (kept or reached in {(one.address, one.port) for one in wanted.endpoints}):
+        yield f"the rules want it at one of {names}"
+    for step in journey.there.steps:
+        if step.place != journey.node or step.hop is None:
+            continue
+        balancer = balancer_at(world, step.place, step.hop.balancer)
+        if balancer is not None:
+            missing = [
+                str(one) for one in wanted.endpoints if one.address not in _addresses(world, step.place, balancer)
+            ]
+            if missing:
+                yield f"load balancer {_short(balancer.guid)} on {step.place} does not lead to {', '.join(missing)}"
+            return
+
+
+def _addresses(world: World, node: str, balancer: HnsLoadBalancer) -> set[Address]:
+    held = (world.windows[node].endpoints.get(guid) for guid in balancer.endpoints)
+    return {address for one in held if one is not None for address in one.addresses}

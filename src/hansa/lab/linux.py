@@ -146,7 +146,7 @@ def _translated(host: LinuxHost, header: Header, verdict: Forward, rule: Rule | 
     endpoint = verdict.endpoints[choose(key, addresses)]
     after = header._replace(destination=endpoint.address, port=endpoint.port)
     packet = Packet(header.source, header.destination, header.protocol, header.port)
-    return _masqueraded(host, after) if masqueraded(verdict, packet, endpoint) else after
+    return _masqueraded(host, after) if masqueraded(verdict, packet, endpoint) else _leaving(host, after)
 
 
 def _masqueraded(host: LinuxHost, header: Header) -> Header:

@@ -94,9 +94,9 @@ class Lab:
     """Everything that a lab file says.
 
     changes: the API objects, as a source would tell them, those that the lab's own controllers make included.
-    controlled: Services whose slices the lab makes, from selectors and pods. vips: addresses that the external load
-    balancer has. outside: clients that are no part of the cluster; the first is `outside`. settings: in kube-proxy's
-    words. loopback_dsr: the CNI plugin's option of that name.
+    controlled: Services whose slices the lab makes, from selectors and pods. vips: load balancer and external addresses
+    of Services, which something outside leads to nodes. outside: clients that are no part of the cluster; the first is
+    `outside`. settings: in kube-proxy's words. loopback_dsr: the CNI plugin's option of that name.
     """
 
     name: str

@@ -142,7 +142,7 @@ def _lab(form: _LabForm, text: str, documents: list[dict[str, Any]], name: str, 
         settings=form.settings,
         faults=faults,
         controlled=tuple(one.service_key for one in slices if one.service_key is not None),
-        vips=frozenset(vip for service in services for vip in service.load_balancer_vips),
+        vips=frozenset(vip for one in services for vip in (*one.load_balancer_vips, *one.external_ips)),
         loopback_dsr=form.loopback_dsr,
     )
 

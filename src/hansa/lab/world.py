@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 from hansa.dataplanes.base import Shortfall
 from hansa.hns.api import Guid
@@ -34,7 +34,7 @@ from hansa.lab.linux import Conntrack, LinuxHost, Refused, ToHost, ToPod, ToWire
 from hansa.lab.model import Lab, LabPod
 from hansa.net import Address, Packet, family_of
 from hansa.rules.decide import RuleLookup, decide
-from hansa.rules.model import Forward, FrontendKey, Rule, Surroundings, Verdict
+from hansa.rules.model import Forward, FrontendKey, NotHandled, Rule, Surroundings, Verdict
 
 OUTSIDE, BALANCER, UNDERLAY = "outside", "load balancer", "underlay"
 FIRST_PORT = 49152  # what clients of a lab send from, unless told otherwise
@@ -107,11 +107,6 @@ class Ask:
     client: Client
     header: Header
     via: str = ""
-
-    @property
-    def packet(self) -> Packet:
-        one = self.header
-        return Packet(one.source, one.destination, one.protocol, one.port)
 
 
 # -- what happens ----------------------------------------------------------------------------------------------------
@@ -186,13 +181,15 @@ class Memory:
 class Journey:
     """A connection: the way there, the way back (None = it never got there), and what the rules say.
 
-    node: whose rules had to decide, "" = nobody's. wanted: their verdict. loss: where it died, None = it works.
+    node: whose rules had to decide, "" = nobody's; met: the header as that node met it; wanted: their verdict.
+    loss: where it died, None = it works.
     """
 
     ask: Ask
     there: Way
     back: Way | None
     node: str
+    met: Header
     wanted: Verdict | None
     loss: Lost | None
     memory: Memory
@@ -215,8 +212,7 @@ def travel(world: World, ask: Ask, *, memory: Memory | None = None, choose: Choo
     """Try a connection: the first packet there, and the answer back. choose: which endpoint or node is picked."""
     traveller = _Traveller(world, memory or Memory(), choose or spread())
     there = traveller.request(ask)
-    node = traveller.deciding
-    wanted = decide(*world.rules[node], ask.packet) if node else None
+    node, met, wanted = _judged(world, ask, list(traveller.entered))
     back: Way | None = None
     loss: Lost | None = None
     match there.end:
@@ -225,7 +221,18 @@ def travel(world: World, ask: Ask, *, memory: Memory | None = None, choose: Choo
         case Arrived() as arrived:
             back = traveller.answer(arrived)
             loss = _unanswered(ask, back)
-    return Journey(ask, there, back, node, wanted, loss, Memory(traveller.windows, traveller.linux))
+    return Journey(ask, there, back, node, met, wanted, loss, Memory(traveller.windows, traveller.linux))
+
+
+def _judged(world: World, ask: Ask, entered: list[tuple[str, Header]]) -> tuple[str, Header, Verdict | None]:
+    """The first node whose rules are about the packet, as it came there; else the first that it met."""
+    judged = [(node, header, decide(*world.rules[node], _packet(header))) for node, header in entered]
+    about = (one for one in judged if not isinstance(one[2], NotHandled))
+    return next(about, judged[0] if judged else ("", ask.header, None))
+
+
+def _packet(header: Header) -> Packet:
+    return Packet(header.source, header.destination, header.protocol, header.port)
 
 
 def _unanswered(ask: Ask, back: Way) -> Lost | None:
@@ -258,13 +265,16 @@ def client_name(client: Client) -> str:
             assert_never(client)
 
 
+Entry = LabPod | Literal["host", "wire"]  # by whose port a frame comes to a node
+
+
 class _Traveller:
     """One connection on its way through the world; what nodes remember grows with it."""
 
     def __init__(self, world: World, memory: Memory, choose: Choose) -> None:
         self.windows = dict(memory.windows)
         self.linux = dict(memory.linux)
-        self.deciding = ""
+        self.entered: list[tuple[str, Header]] = []  # nodes on the way, with the header that came there
         self._world = world
         self._choose = choose
         self._steps: list[Step] = []
@@ -273,10 +283,8 @@ class _Traveller:
         frame = Frame(ask.header)
         match ask.client:
             case FromPod(pod):
-                self.deciding = pod.node
                 end = self._from_pod(pod, frame)
             case FromNode(node):
-                self.deciding = node
                 end = self._on_node(node, frame, "host")
             case FromOutside():
                 end = self._on_wire(OUTSIDE, frame, ask.via)
@@ -303,9 +311,9 @@ class _Traveller:
         if pod.host_network:
             return self._on_node(pod.node, frame, "host")
         self._move(str(pod), pod.node, frame)
-        return self._on_node(pod.node, frame, "pod")
+        return self._on_node(pod.node, frame, pod)
 
-    def _on_node(self, node: str, frame: Frame, entry: str) -> Arrived | Lost:
+    def _on_node(self, node: str, frame: Frame, entry: Entry) -> Arrived | Lost:
         """A frame at a node, and what follows from it; over several nodes if it has to be."""
         for _ in range(MAX_NODES):
             found = self._through(node, frame, entry)
@@ -321,23 +329,24 @@ class _Traveller:
         after = self._next_node(sender, frame, via)
         if isinstance(after, Arrived | Lost):
             return after
-        self.deciding = self.deciding or after
         return self._on_node(after, frame, "wire")
 
-    def _through(self, node: str, frame: Frame, entry: str) -> Frame | Arrived | Lost:
+    def _through(self, node: str, frame: Frame, entry: Entry) -> Frame | Arrived | Lost:
         """Through one node; a frame = it left by the wire."""
+        self.entered.append((node, frame.header))
         if node in self._world.windows:
             return self._through_windows(node, frame, entry)
         return self._through_linux(node, frame)
 
-    def _through_windows(self, node: str, frame: Frame, entry: str) -> Frame | Arrived | Lost:
+    def _through_windows(self, node: str, frame: Frame, entry: Entry) -> Frame | Arrived | Lost:
         switch = self._world.windows[node]
-        port = {"host": HOST_PORT, "wire": EXTERNAL_PORT}.get(entry)
-        if port is None:
-            guid = _endpoint_at(switch, frame.header.source)
+        if isinstance(entry, LabPod):
+            guid = _endpoint_of(switch, entry)
             if guid is None:
                 return Lost(node, Loss.NO_ENDPOINT, frame.header)
             port = pod_port(guid)
+        else:
+            port = EXTERNAL_PORT if entry == "wire" else HOST_PORT
         passage = forward(switch, frame, port, flows=self.windows.get(node), choose=self._choose)
         self.windows[node] = passage.flows
         self._steps += [Step(node, hop.text, hop.before, hop.after, hop=hop) for hop in passage.hops]
@@ -405,6 +414,9 @@ class _Traveller:
         if node is not None:
             self._move(sender, node, frame)
             return node if node != sender else Lost(UNDERLAY, Loss.TURNED_BACK, header, str(target))
+        if frame.outer is not None:
+            self._move(sender, UNDERLAY, frame)
+            return Lost(UNDERLAY, Loss.NO_ROUTE, header, str(target))
         if self._is_balanced(target):
             return self._balance(sender, frame, via)
         if self._is_cluster_address(target):
@@ -444,6 +456,7 @@ class _Traveller:
         self._steps.append(Step(place, text, frame, frame, to=to))
 
 
-def _endpoint_at(switch: Switch, address: Address) -> Guid | None:
-    held = (one.guid for one in switch.endpoints.values() if has_port(one) and address in one.addresses)
+def _endpoint_of(switch: Switch, pod: LabPod) -> Guid | None:
+    own = set(pod.addresses)
+    held = (one.guid for one in switch.endpoints.values() if has_port(one) and not own.isdisjoint(one.addresses))
     return next(held, None)

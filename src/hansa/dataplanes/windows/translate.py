@@ -104,6 +104,9 @@ def _service_load_balancer(
         return None, [_short(rule, "preserve-destination", text)]
     dsr = _uses_dsr(rule, facts, config)
     port, members, shortfalls = _largest_group(rule, candidates)
+    if len(candidates) < len(action.endpoints):
+        text = "preserve-destination uses endpoints on this node only; those on other nodes get no traffic from here"
+        shortfalls.append(_short(rule, "preserve-destination", text))
     backends, excess = _limited(rule, members, MAX_BACKENDS_DSR if dsr else MAX_BACKENDS, facts)
     source_vip, mix = _source_vip(rule, facts, local_only=dsr or all(each.local for each in backends))
     balancer = DesiredLoadBalancer(

@@ -293,6 +293,11 @@ class _Walk:
 
     def _to_endpoint(self, endpoint: HnsEndpoint, port: Port) -> End:
         """Rules name endpoints by their addresses, so a remote endpoint with the same one hides a pod."""
+        if endpoint.remote and self._address_of(endpoint) in self._switch.host_addresses:
+            if port.kind is PortKind.POD:
+                return Dropped(Cause.OWN_NODE, str(self._header.destination), endpoint.guid, "VP-32")
+            self._hop(port, IN, SWITCH, f"{self._address_of(endpoint)} is this node", "VP-33")
+            return Delivered(HOST_PORT)
         if endpoint.remote:
             return self._to_remote(endpoint)
         twin = self._remote_at(self._address_of(endpoint))
@@ -415,6 +420,10 @@ class _Walk:
         if balancer is not None and self._is_turned_round(balancer):
             self._hop(HOST_PORT, IN, HAIRPIN, "a load balancer's: turned round", "VP-04", balancer=balancer)
             return self._balance_at_host(balancer)
+        if balancer is not None and any(
+            self._address_of(one) in self._switch.host_addresses for one in self._backends(balancer)
+        ):
+            return Dropped(Cause.OWN_NODE, _target(header), balancer.guid, "VP-32")
         if header.destination in self._switch.host_addresses:
             return Delivered(HOST_PORT)
         held = self._unattached(header.destination)
@@ -440,6 +449,8 @@ class _Walk:
         backend = self._pick(balancer, HOST_PORT, layer)
         if isinstance(backend, Dropped):
             return backend
+        if dsr and self._address_of(backend) in self._switch.host_addresses:
+            return Dropped(Cause.OWN_NODE, str(self._address_of(backend)), balancer.guid, "VP-32")
         header = self._header
         mapping = self._mapping(balancer)
         assert mapping is not None, "the load balancer was found by its mapping"

@@ -176,6 +176,7 @@ class Cause(enum.Enum):
     NO_PORT = "the endpoint is attached to nothing: it has no switch port"
     ACL = "an ACL policy blocks it"
     HAIRPIN = "a pod was sent to itself, and its source was not rewritten: it gets its own address back and drops it"
+    OWN_NODE = "a load balancer with DSR sent it to its own node's address, which HNS does not manage"
     NO_BACKEND = "the load balancer has no endpoint that HNS still holds"
     NO_PROVIDER = "no provider address is known for this destination"
     OTHER_NODE = "this node holds no endpoint with this address: the sender's remote endpoint or route is stale"
@@ -330,6 +331,14 @@ BEHAVIOURS: dict[str, Behaviour] = {
         "a pod that a load balancer sends back to itself without another source gets nothing",
         Grade.SEEN,
         "projectcalico/calico#5522; AKS; hcn.md 5.4",
+    ),
+    "VP-32": Behaviour(
+        "nobody reaches the node's own address through a load balancer of that node with DSR",
+        Grade.SEEN,
+        "kubernetes/kubernetes#126795; W12",
+    ),
+    "VP-33": Behaviour(
+        "without DSR an endpoint that is this node itself is reached", Grade.INFERRED, "reports name DSR only; W12"
     ),
     "VP-31": Behaviour(
         "what is neither on this switch nor on the overlay leaves by the external port",

@@ -139,6 +139,9 @@ def run(
     ] = 2,
     vmodule: Annotated[str, typer.Option(help="Other verbosities by file, like engine=4,health*=0; with text.")] = "",
     logging_format: Annotated[str, typer.Option(help="text, as klog has it, or json.")] = "text",
+    profiling: Annotated[
+        bool, typer.Option("--profiling", help="Let profiles be taken and -v be changed at the metrics port.")
+    ] = False,
 ) -> None:
     """Be this node's service proxy until a signal ends it. Ending leaves all rules in place."""
     logs.configure(options.log_config(logging_format, verbosity, vmodule))
@@ -147,6 +150,7 @@ def run(
     from hansa import engine as engine_module
     from hansa import health
     from hansa.config import OFF
+    from hansa.health_pages import Shown
 
     flags = {"healthzBindAddress": healthz_bind_address, "metricsBindAddress": metrics_bind_address}
     off = {name: OFF if value == "" else value for name, value in flags.items()}
@@ -170,9 +174,20 @@ def run(
         plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses
     )
     inputs.attend(engine, api)
-    ended_by = asyncio.run(health.run(engine, plane.config, source=api))
+    shown = Shown(flags=_given_flags(context), profiling=profiling)
+    ended_by = asyncio.run(health.run(engine, plane.config, source=api, shown=shown))
     if ended_by is not None:
         raise typer.Exit(128 + ended_by)  # as shells count, and as kube-proxy ends
+
+
+def _given_flags(context: typer.Context) -> dict[str, str]:
+    """Every flag of the command with its value, as /flagz has them."""
+    found = {}
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        text = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
+        found[parameter.opts[0].lstrip("-")] = text.lower() if isinstance(value, bool) else text
+    return found
 
 
 @app.command(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hansa.cli.planes import Plane
     from hansa.engine import Engine
     from hansa.health import Servers
+    from hansa.health_pages import Shown
     from hansa.sources import Source
     from hansa.sources.node_gate import NodeFailure, Notice
 
@@ -305,7 +306,7 @@ class _Proxy:
         watching.add_done_callback(_log_bug)
         try:
             kubernetes = cluster if isinstance(cluster, KubernetesSource) else None
-            async with health.serving(engine, self._config, cluster=kubernetes) as servers:
+            async with health.serving(engine, self._config, cluster=kubernetes, shown=self._shown()) as servers:
                 self._servers = servers
                 ended_by = await run(engine)
         finally:
@@ -313,6 +314,21 @@ class _Proxy:
         if ended_by is not None:
             return 128 + ended_by
         return _fail(self._failure, ()) if self._failure else 0
+
+    def _shown(self) -> Shown:
+        """What /flagz, /configz and metrics tell of flags and file."""
+        from hansa.health_pages import Shown
+        from hansa.kubeproxy.gates import GATES
+        from hansa.meter import FeatureGate
+
+        enabled = self._completed.enabled
+        return Shown(
+            program="kube-proxy",
+            flags=dict(flags.flag_values(self._parsed)),
+            gates=tuple(FeatureGate(one.name, one.stage, enabled[one.name]) for one in GATES.values()),
+            configuration=self._completed.document,
+            profiling=bool(self._completed.values["enableProfiling"]),
+        )
 
     def _end(self, text: str) -> None:
         """End with an error, rules as they are."""

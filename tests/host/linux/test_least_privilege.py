@@ -65,25 +65,38 @@ def contained(folder: Path, before: str, *arguments: str) -> subprocess.Complete
     )
 
 
-def test_rules_are_written(tmp_path: Path) -> None:
-    """Beside tables of the old iptables, which have to be looked into for another proxy's chains."""
+CONFIG = """\
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+conntrack: {tcpBeLiberal: true, tcpEstablishedTimeout: 1h0m0s}
+"""
+NODE = ("--config=config.conf", "--hostname-override=linux-1", "--source=cluster.yaml", "--lock=lock", "-v=2")
+OFF = ("--config-override=healthzBindAddress=off", "--config-override=metricsBindAddress=off")
+
+
+@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "not prepared"])
+def test_the_containers_of_the_manifest_one_after_the_other(tmp_path: Path, prepared: bool) -> None:
+    """`--init-only` sets what the configuration asks for; what stays then only writes rules, and has nothing to say.
+
+    Beside tables of the old iptables, which have to be looked into for another proxy's chains.
+    """
     (tmp_path / "cluster.yaml").write_text(cluster_manifests(), encoding="utf-8")
-    source = ("--source", "cluster.yaml", "--node-name", "linux-1", "--dataplane", "nftables")
+    (tmp_path / "config.conf").write_text(CONFIG, encoding="utf-8")
+    prepare = shlex.join([str(HANSA), "proxy", *NODE, "--init-only"]) if prepared else "true"
     tables = "iptables-legacy -t nat -N OTHER; ip6tables-legacy -t filter -N OTHER"
-    off = ("--healthz-bind-address", "", "--metrics-bind-address", "", "--lock", "lock", "--set", "minSyncPeriod=0s")
-    liberal = ("--set", "conntrack.tcpBeLiberal=true")
-    done = contained(tmp_path, tables, "run", *source, *off, *liberal)
+    done = contained(tmp_path, f"{tables}; {prepare}", "proxy", *NODE, *OFF)
     assert "number=1 " in done.stderr, done
     assert " failed=0 " in done.stderr
-    assert "nf_conntrack_tcp_be_liberal cannot be set" in done.stderr, "what the manifest's first container is for"
     assert "table ip hansa" in done.stdout
     assert "table ip6 hansa" in done.stdout
+    for setting in ("tcp_be_liberal cannot be set to 1", "tcp_timeout_established cannot be set to 3600"):
+        assert (setting in done.stderr) is not prepared
 
 
 def test_another_proxy_in_the_old_iptables_is_seen(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text(cluster_manifests(), encoding="utf-8")
-    source = ("--source", "cluster.yaml", "--node-name", "linux-1", "--dataplane", "nftables", "--lock", "lock")
-    done = contained(tmp_path, "iptables-legacy -t nat -N KUBE-SERVICES", "run", *source)
-    assert done.returncode == 4, done
+    (tmp_path / "config.conf").write_text(CONFIG, encoding="utf-8")
+    done = contained(tmp_path, "iptables-legacy -t nat -N KUBE-SERVICES", "proxy", *NODE, *OFF, "--takeover=false")
+    assert done.returncode == 1, done
     assert "chain KUBE-SERVICES in iptables-legacy -t nat" in done.stderr
     assert "hansa" not in done.stdout

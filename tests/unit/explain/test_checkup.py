@@ -173,12 +173,15 @@ def test_what_the_kernel_lacks_is_named_with_its_option() -> None:
 
 
 def test_rules_of_another_proxy() -> None:
-    """Its nftables table can be taken over, and only before hansa runs; its iptables rules cannot."""
+    """They are replaced when hansa starts, if it may; found later, somebody else is at work."""
     table, chain = NftablesRival(IPFamily.IPV4), IptablesRival(IPFamily.IPV4, "nat", legacy=False)
     before = bad(check_linux(LinuxFacts(rivals=(table,)), CONFIG, runs=False))
     assert [each[1] for each in before] == [Severity.NOTE]
     assert linux(rivals=(table,))[0][1] is Severity.ERROR
-    assert "kube-proxy --cleanup" in linux(rivals=(chain,))[0][2]
+    kept = replace(CONFIG, windows=WindowsConfig(takeover=False))
+    (refused,) = bad(check_linux(LinuxFacts(rivals=(chain,)), kept, runs=False))
+    assert refused[1] is Severity.ERROR
+    assert "kube-proxy --cleanup" in refused[2]
     beside = replace(CONFIG, proxy_name="mine")
     assert bad(check_linux(LinuxFacts(rivals=(table, chain)), beside, runs=True)) == []
 

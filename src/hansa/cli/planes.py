@@ -298,3 +298,17 @@ def clean_nftables(*, dry_run: bool) -> Cleaned:
     if dry_run:
         return Cleaned(host.what_to_clean_up(), ())
     return _cleaned(host.clean_up(), None)
+
+
+def clean_kube_proxy() -> Cleaned:
+    """Delete what kube-proxy has left on this Linux node."""
+    from hansa.dataplanes.nftables import host
+
+    return _cleaned(host.clean_up_kube_proxy(), None)
+
+
+def set_up_linux(config: Config) -> list[str]:
+    """Set in the kernel what the configuration asks for, and nothing else; what the operator should know."""
+    from hansa.dataplanes.nftables import host
+
+    return host.set_up(config, host.node_families())

@@ -215,20 +215,20 @@ def _clean_up(completed: Completed) -> int:
 
     if completed.surroundings.windows:
         return _fail("--cleanup is not implemented on Windows", ["--cleanup: use `hansa cleanup`"])
-    cleaned = planes.clean_nftables(dry_run=False)
-    for change in cleaned.changes:
-        _log.info("removed", kind=change.kind, key=change.key)
-    if cleaned.failed:
-        return _fail("encountered an error while tearing down rules", cleaned.failed)
-    return 0
+    failed: list[str] = []
+    for cleaned in (planes.clean_kube_proxy(), planes.clean_nftables(dry_run=False)):
+        for change in cleaned.changes:
+            _log.info("removed", kind=change.kind, key=change.key)
+        failed += cleaned.failed
+    return _fail("encountered an error while tearing down rules", failed) if failed else 0
 
 
 def _initialise(completed: Completed, config: Config) -> int:
+    from hansa.cli import planes
+
     if completed.surroundings.windows:
         return _fail("--init-only is not implemented on Windows", ["--init-only: leave it out"])
-    from hansa.dataplanes.nftables.host import prepare
-
-    for note in prepare(config).notes:
+    for note in planes.set_up_linux(config):
         _log.warning("host", note=note)
     _log.info("the kernel is set up")
     return 0

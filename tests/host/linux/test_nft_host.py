@@ -112,7 +112,7 @@ def test_kube_proxys_tables_are_replaced_once_ours_are_in_place(space: Namespace
     settings = config()
     dataplane, prepared = start(space, settings)
     with closing(dataplane):
-        assert prepared.replaced == (V4, V6)
+        assert prepared.replaced == (NftablesRival(V4), NftablesRival(V6))
         assert "kube-proxy" in space.nft("list", "tables"), "nothing goes before the rules are there"
         report = first_sync(space, dataplane, settings)
         assert report.ok
@@ -157,7 +157,104 @@ def test_rules_of_iptables_are_found_and_in_the_way(
     assert space.call(lambda: host.find_rivals(kernel)) == ()
     inside(space, program, "-t", table, "-N", "KUBE-SERVICES")
     assert space.call(lambda: host.find_rivals(kernel)) == (IptablesRival(family, table, legacy=kind == "legacy"),)
+    settings = Config("n1", windows=WindowsConfig(takeover=False))
     with pytest.raises(DataplaneError, match=rf"chain KUBE-SERVICES in {program} -t {table}.*kube-proxy --cleanup"):
+        start(space, settings)
+
+
+# As kube-proxy's iptables mode leaves it, beside what kubelet, a network plugin and an administrator have made.
+LEFT_BEHIND = """\
+*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-PROXY-CANARY - [0:0]
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-SVC-NPX46M4PTMTKRN6Y - [0:0]
+:KUBE-SEP-XQC7UPJZ2DOSA7NY - [0:0]
+:CNI-HOSTPORT-DNAT - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A KUBE-SERVICES -d ADDRESS -p tcp -m tcp --dport 443 -j KUBE-SVC-NPX46M4PTMTKRN6Y
+-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+-A KUBE-SVC-NPX46M4PTMTKRN6Y -m comment --comment "default/kubernetes:https" -j KUBE-SEP-XQC7UPJZ2DOSA7NY
+-A KUBE-SEP-XQC7UPJZ2DOSA7NY -p tcp -j MASQUERADE_OR_MARK
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A CNI-HOSTPORT-DNAT -p tcp -m tcp --dport 8080 -j KUBE-MARK-MASQ
+COMMIT
+*filter
+:KUBE-SERVICES - [0:0]
+:KUBE-FORWARD - [0:0]
+:KUBE-FIREWALL - [0:0]
+-A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
+-A INPUT -j KUBE-FIREWALL
+-A OUTPUT -m conntrack --ctstate NEW -j KUBE-SERVICES
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("family", list(IPFamily), ids=str)
+@pytest.mark.parametrize("kind", ["nft", "legacy"])
+def test_kube_proxys_rules_in_iptables_are_replaced_once_ours_are_in_place(
+    space: Namespace, kernel: NetfilterSocket, family: IPFamily, kind: str
+) -> None:
+    """Whoever had kube-proxy in mode iptables starts hansa in its place and need not clean up by hand."""
+    program = f"{'iptables' if family is V4 else 'ip6tables'}-{kind}"
+    text = LEFT_BEHIND.replace("ADDRESS", "10.96.0.1" if family is V4 else "fd00::1").replace(
+        "MASQUERADE_OR_MARK", "KUBE-MARK-MASQ"
+    )
+    before = inside(space, f"{program}-save")
+    run("nsenter", f"--net=/run/netns/{space.name}", f"{program}-restore", "--noflush", stdin=text)
+    dataplane, prepared = start(space, config())
+    with closing(dataplane):
+        assert {one.program for one in prepared.replaced if isinstance(one, IptablesRival)} == {program}
+        assert "KUBE-SEP-XQC7UPJZ2DOSA7NY" in inside(space, f"{program}-save"), "nothing goes before ours is there"
+        report = first_sync(space, dataplane, config())
+        assert report.ok
+        gone = [one.change.key for one in report.results if one.change.why == "hansa has taken its place"]
+        assert gone == [f"chains of kube-proxy in {program}"]
+    after = [line for line in inside(space, f"{program}-save").splitlines() if line[:1] in "-:" and line not in before]
+    assert sorted(line.split(" [")[0] for line in after if "KUBE" in line or "CNI" in line) == sorted(
+        [
+            ":CNI-HOSTPORT-DNAT -",
+            ":KUBE-FIREWALL -",
+            ":KUBE-KUBELET-CANARY -",
+            ":KUBE-MARK-MASQ -",
+            "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
+            "-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT",
+            "-A CNI-HOSTPORT-DNAT -p tcp -m tcp --dport 8080 -j KUBE-MARK-MASQ",
+            "-A INPUT -j KUBE-FIREWALL",
+        ]
+    )
+    assert space.call(lambda: host.find_rivals(kernel)) == ()
+    again, prepared = start(space, config())
+    again.close()
+    assert prepared.replaced == ()
+
+
+def test_the_interface_of_ipvs_goes_with_the_chains(space: Namespace) -> None:
+    inside(space, "ip", "link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other")
+    inside(space, "iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
+    dataplane, _ = start(space, config())
+    with closing(dataplane):
+        report = first_sync(space, dataplane, config())
+    gone = [one.change.key for one in report.results if one.change.why == "hansa has taken its place"]
+    assert gone == ["chains of kube-proxy in iptables-nft, interface kube-ipvs0"]
+    assert "kube-ipvs0" not in inside(space, "ip", "link")
+    assert space.call(host.remove_ipvs_device) == ""
+
+
+def test_without_the_programs_it_is_said_what_is_missing(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside(space, "iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
+    monkeypatch.setattr(host, "_SYSTEM_PATH", "/nonexistent")
+    with pytest.raises(
+        DataplaneError, match="needs iptables-nft-save, iptables-nft-restore, which this system has not"
+    ):
         start(space, config())
 
 
@@ -244,3 +341,30 @@ def test_cleaning_up_without_the_privilege_is_a_failure_that_is_told(space: Name
     done = inside(space, "setpriv", "--bounding-set", "-net_admin", sys.executable, "-c", program)
     assert "('failed', 'EPERM')" in done
     assert space.nft("list", "tables").strip() == "table ip hansa"
+
+
+def test_cleaning_up_after_kube_proxy_takes_the_rules_of_all_its_modes(
+    space: Namespace, kernel: NetfilterSocket
+) -> None:
+    space.nft("add", "table", "ip6", "kube-proxy")
+    inside(space, "iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
+    inside(space, "ip6tables-legacy", "-t", "filter", "-N", "KUBE-SERVICES")
+    results = space.call(host.clean_up_kube_proxy)
+    assert [(one.change.key, one.outcome) for one in results] == [
+        ("chains of kube-proxy in iptables-nft", Outcome.DONE),
+        ("table ip6 kube-proxy, chains of kube-proxy in ip6tables-legacy", Outcome.DONE),
+    ]
+    assert space.call(lambda: host.find_rivals(kernel)) == ()
+    assert space.call(host.clean_up_kube_proxy) == ()
+
+
+def test_the_oom_score_is_set_and_a_refusal_is_only_told(tmp_path: Path) -> None:
+    score = tmp_path / host.OOM_SCORE
+    score.parent.mkdir(parents=True)
+    score.write_text("0\n", encoding="ascii")
+    wanted = LinuxConfig(oom_score_adj=-999)
+    assert host._set_oom_score(LinuxConfig(), tmp_path) == host._set_oom_score(wanted, tmp_path) == []
+    assert score.read_text(encoding="ascii") == "-999"
+    score.unlink()
+    [note] = host._set_oom_score(wanted, tmp_path)
+    assert note == "oom_score_adj cannot be set to -999: No such file or directory"

@@ -77,18 +77,20 @@ def test_nobody_else_is_here() -> None:
 
 
 def test_tables_of_kube_proxy_are_taken_over_or_in_the_way() -> None:
-    assert needs.judge_rivals(TABLES, takeover=True, beside_another=False) == (V4, V6)
-    assert needs.judge_rivals(TABLES[1:], takeover=True, beside_another=False) == (V6,)
+    assert needs.judge_rivals(TABLES, takeover=True, beside_another=False) == TABLES
+    assert needs.judge_rivals(TABLES[1:], takeover=True, beside_another=False) == TABLES[1:]
     with pytest.raises(DataplaneError, match=r"table ip kube-proxy, table ip6 kube-proxy.*Stop kube-proxy.*takeover"):
         needs.judge_rivals(TABLES, takeover=False, beside_another=False)
 
 
-@pytest.mark.parametrize("takeover", [True, False])
-def test_rules_of_iptables_are_in_the_way(takeover: bool) -> None:
+def test_rules_of_iptables_are_taken_over_too_where_its_programs_are() -> None:
+    other = IptablesRival(V6, "filter", legacy=False)
+    assert needs.judge_rivals((*TABLES, CHAIN, other), takeover=True, beside_another=False) == (*TABLES, CHAIN, other)
     with pytest.raises(DataplaneError, match=r"KUBE-SERVICES in iptables-legacy -t nat.*kube-proxy --cleanup"):
-        needs.judge_rivals((*TABLES, CHAIN), takeover=takeover, beside_another=False)
-    with pytest.raises(DataplaneError, match=r"KUBE-SERVICES in ip6tables-nft -t filter"):
-        needs.judge_rivals((IptablesRival(V6, "filter", legacy=False),), takeover=takeover, beside_another=False)
+        needs.judge_rivals((*TABLES, CHAIN), takeover=False, beside_another=False)
+    text = needs.explain_missing_programs((CHAIN, other), ("iptables-legacy-save",))
+    assert "KUBE-SERVICES in ip6tables-nft -t filter" in text
+    assert "needs iptables-legacy-save, which" in text
 
 
 def test_beside_another_proxy_its_rules_stay() -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hansa.config import Config
+from hansa.config import Config, LinuxConfig
 from hansa.dataplanes.base import Change, Outcome, Result, Verb
-from hansa.dataplanes.nftables import needs, wire
+from hansa.dataplanes.nftables import iptables, needs, wire
 from hansa.dataplanes.nftables.apply import KernelRuleset, NftablesDataplane
 from hansa.dataplanes.nftables.frame import GUARD
 from hansa.dataplanes.nftables.needs import IptablesRival, Missing, NftablesRival, Probe, Rival, Setting
@@ -35,6 +37,7 @@ ROOT = Path("/")
 SYSCTLS = Path("proc/sys")
 # /proc/net is that of the process; threads may be elsewhere.
 OWN_NET = Path("proc/thread-self/net")
+OOM_SCORE = Path("proc/self/oom_score_adj")
 ONLINE_CORES = Path("sys/devices/system/cpu/online")
 BUCKETS = Path("sys/module/nf_conntrack/parameters/hashsize")
 
@@ -46,11 +49,11 @@ _ABSENT = frozenset({errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 class Preparation:
     """What was found and done before the start. notes: for people, about what is not as it might be expected.
 
-    families: those that this node has. replaced: those whose kube-proxy table goes once hansa's is in place.
+    families: those that this node has. replaced: what of kube-proxy's goes once hansa's table is in place.
     """
 
     families: tuple[IPFamily, ...]
-    replaced: tuple[IPFamily, ...] = ()
+    replaced: tuple[Rival, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -60,7 +63,7 @@ def open_dataplane(config: Config) -> tuple[NftablesDataplane, Preparation]:
     Raises DataplaneError if the kernel lacks something, each named, or if another proxy is at work.
     """
     prepared = prepare(config)
-    predecessor = KubeProxyTables(prepared.replaced) if prepared.replaced else None
+    predecessor = KubeProxyRules(prepared.replaced) if prepared.replaced else None
     dataplane = NftablesDataplane(
         KernelRuleset(), prepared.families, connections=KernelConnections(), predecessor=predecessor
     )
@@ -85,11 +88,33 @@ def prepare(config: Config, root: Path = ROOT) -> Preparation:
         rivals = find_rivals(kernel, root)
     beside = config.proxy_name is not None
     replaced = needs.judge_rivals(rivals, takeover=config.takeover, beside_another=beside)
+    programs = missing_programs(replaced)
+    if programs:
+        raise DataplaneError(needs.explain_missing_programs(replaced, programs))
     notes = [f"{one} is left alone: hansa serves proxyName {config.proxy_name}" for one in rivals] if beside else []
-    wanted = needs.wanted_settings(config.linux, core_count=core_count(root), families=families)
-    notes += apply_settings(wanted, root)
-    notes += needs.forwarding_notes({family: _read(root, needs.FORWARDING[family]) for family in families})
+    notes += set_up(config, families, root)
+    notes += _set_oom_score(config.linux, root)
     return Preparation(families, replaced, tuple(notes))
+
+
+def set_up(config: Config, families: Iterable[IPFamily], root: Path = ROOT) -> list[str]:
+    """Set in the kernel what the configuration asks for; what the operator should know."""
+    wanted = needs.wanted_settings(config.linux, core_count=core_count(root), families=families)
+    notes = apply_settings(wanted, root)
+    return notes + needs.forwarding_notes({family: _read(root, needs.FORWARDING[family]) for family in families})
+
+
+def _set_oom_score(config: LinuxConfig, root: Path) -> list[str]:
+    """How late the kernel is to take this process when memory is short; a lower number than now needs a privilege."""
+    if config.oom_score_adj is None:
+        return []
+    path = root / OOM_SCORE
+    try:
+        if int(path.read_text(encoding="ascii")) != config.oom_score_adj:
+            path.write_text(str(config.oom_score_adj), encoding="ascii")
+    except (OSError, ValueError) as error:
+        return [f"oom_score_adj cannot be set to {config.oom_score_adj}: {getattr(error, 'strerror', None) or error}"]
+    return []
 
 
 def node_families(root: Path = ROOT) -> tuple[IPFamily, ...]:
@@ -223,27 +248,99 @@ def _ask_option(one: socket.socket, level: int, option: int, question: bytes) ->
     return buffer.raw[: length.value]
 
 
-class KubeProxyTables:
-    """kube-proxy's nftables tables of some families; `apply.Predecessor`."""
+class KubeProxyRules:
+    """kube-proxy's nftables tables and iptables chains; `apply.Predecessor`."""
 
-    def __init__(self, families: Sequence[IPFamily]) -> None:
-        self._families = frozenset(families)
+    def __init__(self, rivals: Sequence[Rival]) -> None:
+        self._rivals = tuple(rivals)
         self._socket = NetfilterSocket()
 
     def remove(self, family: IPFamily) -> str:
-        if family not in self._families:
-            return ""
-        table = nf.table(wire.family_number(family), needs.KUBE_PROXY_TABLE)
+        theirs = [one for one in self._rivals if one.family is family]
+        removed = [self._delete_table(one) for one in theirs if isinstance(one, NftablesRival)]
+        programs = sorted({one.program for one in theirs if isinstance(one, IptablesRival)})
+        removed += [remove_chains(program) for program in programs]
+        if programs:
+            removed.append(remove_ipvs_device())
+        return ", ".join(filter(None, removed))
+
+    def _delete_table(self, rival: NftablesRival) -> str:
+        table = nf.table(wire.family_number(rival.family), needs.KUBE_PROXY_TABLE)
         try:
             send_batch(self._socket, [(nf.DEL_TABLE, 0, table)], self._socket.next_sequence())
         except NetlinkError as error:
             if error.code == errno.ENOENT:
                 return ""
             raise
-        return str(NftablesRival(family))
+        return str(rival)
 
     def close(self) -> None:
         self._socket.close()
+
+
+def missing_programs(rivals: Iterable[Rival]) -> tuple[str, ...]:
+    """What is not installed of the programs that the removal of iptables' rules needs."""
+    programs = sorted({one.program for one in rivals if isinstance(one, IptablesRival)})
+    wanted = [f"{program}-{verb}" for program in programs for verb in ("save", "restore")]
+    return tuple(program for program in wanted if shutil.which(program, path=_SYSTEM_PATH) is None)
+
+
+# A service's own PATH may lack the folders of the administrator.
+_SYSTEM_PATH = os.pathsep.join(filter(None, (os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin")))
+PROGRAM_TIMEOUT_S = 60.0  # tens of thousands of rules take seconds; a lock held by others is waited for in there
+
+
+def remove_chains(program: str) -> str:
+    """Take kube-proxy's chains out of all tables of a kind of iptables; what was done, "" = there were none.
+
+    Raises DataplaneError.
+    """
+    text = iptables.removal(_run_program(f"{program}-save"))
+    if not text:
+        return ""
+    waits = () if program.endswith("-nft") else ("--wait", "30")  # only the old one has a lock
+    _run_program(f"{program}-restore", "--noflush", *waits, text=text)
+    return f"chains of kube-proxy in {program}"
+
+
+def _run_program(name: str, *arguments: str, text: str = "") -> str:
+    path = shutil.which(name, path=_SYSTEM_PATH)
+    if path is None:
+        raise DataplaneError(f"{name} is not installed")
+    try:
+        done = subprocess.run(
+            [path, *arguments], input=text, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DataplaneError(f"{name}: {error}") from error
+    if done.returncode != 0:
+        raise DataplaneError(f"{name} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+IPVS_DEVICE = "kube-ipvs0"  # it has every service address, so that IPVS gets the packets
+_DELETE_LINK = 17  # RTM_DELLINK (linux/rtnetlink.h)
+
+
+def remove_ipvs_device() -> str:
+    """Delete the interface of kube-proxy's ipvs mode; what was done, "" = there was none. Raises DataplaneError.
+
+    The virtual servers stay in the kernel and get no packets any more.
+    """
+    try:
+        index = socket.if_nametoindex(IPVS_DEVICE)
+    except OSError:
+        return ""
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+    request = codec.message(_DELETE_LINK, codec.NLM_F_REQUEST | codec.NLM_F_ACK, 1, body)
+    with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)) as route:
+        route.settimeout(PROGRAM_TIMEOUT_S)
+        route.send(request)
+        answer = route.recv(65536)
+    code = -struct.unpack_from("=i", answer, 16)[0]
+    if code:
+        raise DataplaneError(f"{IPVS_DEVICE} cannot be deleted: {os.strerror(code)}")
+    return f"interface {IPVS_DEVICE}"
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -313,6 +410,26 @@ def clean_up() -> tuple[Result, ...]:
     with closing(NetfilterSocket()) as kernel:
         for family in IPFamily:
             results += _clean_up_family(family, kernel)
+    return tuple(results)
+
+
+def clean_up_kube_proxy() -> tuple[Result, ...]:
+    """Remove what kube-proxy has left behind, whatever its mode was; () if there was nothing.
+
+    A failure is a Result. Raises DataplaneError if nothing can be looked at.
+    """
+    with closing(NetfilterSocket()) as kernel:
+        rivals = find_rivals(kernel)
+    results: list[Result] = []
+    with closing(KubeProxyRules(rivals)) as rules:
+        for family in sorted({one.family for one in rivals}):
+            change = Change(Verb.DELETE, "rules", f"{family} kube-proxy", "clean-up was asked for")
+            try:
+                removed = rules.remove(family)
+            except DataplaneError as error:
+                results.append(Result(change, Outcome.FAILED, str(error)))
+            else:
+                results.append(Result(replace(change, key=removed or change.key), Outcome.DONE))
     return tuple(results)
 
 

@@ -206,34 +206,41 @@ class IptablesRival:
     table: str
     legacy: bool
 
+    @property
+    def program(self) -> str:
+        """The program for these tables; `-save` and `-restore` come behind."""
+        return f"{'iptables' if self.family is IPFamily.IPV4 else 'ip6tables'}-{'legacy' if self.legacy else 'nft'}"
+
     def __str__(self) -> str:
-        program = "iptables" if self.family is IPFamily.IPV4 else "ip6tables"
-        return f"chain {KUBE_PROXY_CHAIN} in {program}{'-legacy' if self.legacy else '-nft'} -t {self.table}"
+        return f"chain {KUBE_PROXY_CHAIN} in {self.program} -t {self.table}"
 
 
 Rival = NftablesRival | IptablesRival
 
 
-def judge_rivals(rivals: Sequence[Rival], *, takeover: bool, beside_another: bool) -> tuple[IPFamily, ...]:
-    """The families whose kube-proxy table goes once hansa's own is in place.
+def judge_rivals(rivals: Sequence[Rival], *, takeover: bool, beside_another: bool) -> tuple[Rival, ...]:
+    """Those of kube-proxy's rules that go once hansa's own are in place.
 
     beside_another: hansa serves only what has its service-proxy-name, so another proxy has its right here. Raises
     DataplaneError if two proxies would translate the same packets: whichever hangs first wins, so rules of the past do.
     """
     if beside_another or not rivals:
         return ()
-    chains = [one for one in rivals if isinstance(one, IptablesRival)]
-    if chains:
-        raise DataplaneError(
-            f"kube-proxy's rules are in the way: {', '.join(map(str, chains))}. Stop kube-proxy on this node and "
-            "remove them with `kube-proxy --cleanup`, or restart the node; hansa does not change iptables"
-        )
     if not takeover:
         raise DataplaneError(
             f"kube-proxy's rules are in the way: {', '.join(map(str, rivals))}. Stop kube-proxy on this node, then "
             "set takeover: true to let hansa replace them without a gap, or remove them with `kube-proxy --cleanup`"
         )
-    return tuple(one.family for one in rivals if isinstance(one, NftablesRival))
+    return tuple(rivals)
+
+
+def explain_missing_programs(rivals: Sequence[Rival], programs: Sequence[str]) -> str:
+    """One sentence for the operator: rules of iptables cannot be removed without iptables."""
+    return (
+        f"kube-proxy's rules are in the way: {', '.join(map(str, rivals))}. To replace them hansa needs "
+        f"{', '.join(programs)}, which this system has not. Install iptables, or stop kube-proxy on this node and "
+        "remove them with `kube-proxy --cleanup`, or restart the node"
+    )
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

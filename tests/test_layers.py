@@ -66,6 +66,7 @@ EDGES = frozenset(
         "dataplanes.windows.apply",
         "dataplanes.windows.journal",
         "hns.native",
+        "hns.port_ranges",
         "hns.remote",
         "hns.emulator.server",
         "netlink.socket",

@@ -370,6 +370,12 @@ class Engine:
         await self._parked.wait()
 
     @property
+    def node_ips(self) -> tuple[Address, ...]:
+        """This node's address of each family, as far as it is known; IPv4 first."""
+        known = self._pipeline.surroundings.node.node_ips
+        return tuple(known[family] for family in IPFamily if family in known)
+
+    @property
     def dataplane_name(self) -> str:
         return self._dataplane.name
 

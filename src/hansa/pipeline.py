@@ -205,6 +205,11 @@ class Pipeline:
         """What this node knows about a Service now, with the reasons; () if it is not handled. Computed afresh."""
         return self._view(service_key, self.surroundings)
 
+    def named(self, addresses: Set[Address]) -> frozenset[Address]:
+        """Those of the addresses that an EndpointSlice names, in whatever state. Goes through all of them."""
+        slices = self._store.slices.values() if addresses else ()
+        return frozenset(each.address for piece in slices for each in piece.endpoints if each.address in addresses)
+
     @property
     def store(self) -> Store:
         """The API objects; for reading."""

@@ -7,7 +7,7 @@ after it is served and writes down each breach of an invariant; `GuardedNode.syn
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from hansa.hns.emulator import (
     overlay_node,
 )
 from hansa.hns.emulator.faults import Effect
+from hansa.hns.port_ranges import TakenPorts
 from hansa.hns.schema import (
     EndpointFlags,
     HnsEndpoint,
@@ -106,7 +107,8 @@ def at_frontend(name: str) -> object:
 class GuardedNode:
     """The proxy of node n1, and the time that only `wait` moves. `calls` has every call since `forget`.
 
-    objects: what the API server has. rules: what the dataplane was told, by frontend.
+    objects: what the API server has. rules: what the dataplane was told, by frontend. taken_ports: which ports Windows
+    gives away by itself, or why it does not tell.
     """
 
     emulator: Emulator
@@ -116,12 +118,20 @@ class GuardedNode:
     calls: list[Call] = field(default_factory=list)
     rules: dict[FrontendKey, Rule] = field(default_factory=dict)
     message: RuleChanges | None = None
+    taken_ports: Collection[TakenPorts] | OSError = ()
+    asked_for_ports: int = 0
 
     def __post_init__(self) -> None:
         self.guard = Guard(self)
         self.emulator.watch(self.calls.append)
         self.put(NODE)
         self.start()
+
+    def _tell_taken_ports(self) -> Collection[TakenPorts]:
+        self.asked_for_ports += 1
+        if isinstance(self.taken_ports, OSError):
+            raise self.taken_ports
+        return self.taken_ports
 
     # --- hansa ---
 
@@ -137,6 +147,7 @@ class GuardedNode:
             mac_of=lambda address: MAC if address in NODE_ADDRESSES else None,
             rng=random.Random(7),
             clock=self.emulator.clock.now,
+            taken_ports=self._tell_taken_ports,
         )
         self.rules.clear()
         self.guard.new_process()

@@ -27,7 +27,9 @@ ELSEWHERE: dict[str, Elsewhere] = {
     "F27": Elsewhere(False, "which field of a load balancer tells that the switch has not applied it is not known"),
     "F42": Elsewhere(False, "that a wildcard listener blocks a VIP's port is a property of Server 2019's sockets"),
     "F43": Elsewhere(False, "how a leak shows in the excluded port range has been seen on 17763.8146 only"),
-    "F45": Elsewhere(True, "the dynamic and excluded port ranges belong to the host's TCP/IP stack, not to HNS"),
+    "F45": Elsewhere(
+        False, "what netsh prints on each build, and whether HNS's own reservations show as excluded ranges"
+    ),
     "F62": Elsewhere(True, "a missing rule in the virtual switch; not hansa's to repair, but its guide must say so"),
     "F69": Elsewhere(False, "whether flows survive a Modify, and what flag 16 does to them, only packets can tell"),
     "F80": Elsewhere(False, "flows that the switch keeps after their backend has left are not visible through HNS"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from tests.engine_stage import in_loop
 from tests.guarantees.node import BRIDGE, LOCAL_1, LOCAL_2, WITH_MODIFY, bridge, plain
 from tests.guarantees.stage import stage
@@ -12,7 +13,9 @@ from hansa.api.objects import Policy
 from hansa.dataplanes.base import Outcome
 from hansa.hns.api import HnsKind, HnsVerb, HResult
 from hansa.hns.emulator import WS2019, WS2022, LeakReservation
-from hansa.testing import L1, L2, WEB, endpoint_slice, service
+from hansa.hns.port_ranges import PortRange, TakenPorts, uniform
+from hansa.net import IPFamily, Protocol
+from hansa.testing import L1, L2, WEB, endpoint_slice, port, service, slice_port
 
 LB = HnsKind.LOAD_BALANCER
 CLUSTER_IP = "10.96.0.10:80/tcp"
@@ -92,6 +95,88 @@ def test_F44_when_ports_run_out_one_pass_stops_asking_and_says_so() -> None:
     node.wait(31.0)
     assert node.sync().ok
     assert len(node.served()) == 5 + 2
+
+
+DYNAMIC = PortRange(49152, 65535)
+DEFAULT = uniform(DYNAMIC)
+
+
+def of_tcp(*excluded: PortRange, dynamic: PortRange | None = DYNAMIC) -> tuple[TakenPorts, ...]:
+    return TakenPorts(IPFamily.IPV4, Protocol.TCP, dynamic, excluded), *DEFAULT[1:]
+
+
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [
+        (DEFAULT, []),
+        (of_tcp(PortRange(5357, 5357), PortRange(50000, 50059)), []),
+        (uniform(PortRange(32768, 60999)), []),
+        (
+            of_tcp(dynamic=PortRange(1024, 65535)),
+            ["30000-32767", "1024-65535 (IPv4 tcp)", "set dynamicport tcp start=49152"],
+        ),
+        (of_tcp(PortRange(30080, 30179)), ["node port 30080 is in the range 30080-30179", "another component"]),
+        (of_tcp(PortRange(31999, 32001)), ["node port 32000 is in the range 31999-32001"]),
+        (of_tcp(PortRange(30080, 30080)), []),
+        (of_tcp(PortRange(32000, 32000)), ["node port 32000 is in the range 32000"]),
+        (of_tcp(dynamic=None), ["netsh does not tell the dynamic ports (IPv4 tcp)"]),
+        (OSError(2, "no such program"), ["cannot be read: no such program", "node ports are not compared"]),
+    ],
+    ids=[
+        *("default", "elsewhere", "just above", "dynamic", "excluded", "of a health check", "by HNS for itself"),
+        *("of hansa's own listener", "not told", "no netsh"),
+    ],
+)
+def test_F45_node_ports_are_compared_with_the_ports_that_windows_gives_away(
+    taken: tuple[TakenPorts, ...] | OSError, words: list[str]
+) -> None:
+    """Said once everything is programmed, in one sentence each, with what to do; asked of the system once."""
+    web = replace(WEB, external_policy=Policy.LOCAL, health_check_node_port=32000)
+    node = bridge(web, endpoint_slice("web-a", [L1]))
+    node.taken_ports = taken
+    report = node.sync()
+    found = [text for text in report.conditions if "port" in text]
+    assert len(found) == bool(words)
+    for word in words:
+        assert word in found[0]
+    for _ in range(5):
+        assert node.period().conditions == report.conditions
+    assert node.asked_for_ports == 1
+    node.delete(web)
+    node.sync()
+    later = [text for text in node.period().conditions if "node port 3" in text]
+    assert not later, "no Service has such a port any more"
+
+
+def test_F45_a_node_port_outside_the_default_range_is_looked_at_by_itself() -> None:
+    """The API server may have another range, which no node is told; found by the next check after it has come."""
+    node = bridge(WEB, endpoint_slice("web-a", [L1]))
+    node.taken_ports = DEFAULT
+    assert not node.sync().conditions
+    node.put(replace(WEB, ports=(port(node_port=50080), port("https", 443, node_port=50443))))
+    node.put(endpoint_slice("web-a", [L1], ports=[slice_port("http", 8080), slice_port("https", 8443)]))
+    node.sync()
+    (text,) = node.period().conditions
+    assert text.startswith("node ports 50080, 50443 are among this machine's dynamic ports 49152-65535 (IPv4 tcp)")
+
+
+def test_F45_the_ranges_are_read_again_after_an_outage_of_hns_and_never_before_the_rules() -> None:
+    """A machine that was set up anew has other ranges; and no rule waits for netsh."""
+    node = bridge(WEB, endpoint_slice("web-a", [L1]), call_budget=20)
+    node.taken_ports = DEFAULT
+    report = node.sync()
+    while report.again:
+        assert node.asked_for_ports == 0
+        report = node.sync()
+    assert node.asked_for_ports == 1
+    node.emulator.restart(unavailable_calls=1)
+    node.period()
+    node.wait(11.0)
+    report = node.sync()
+    while report.again:
+        report = node.sync()
+    assert report.ok
+    assert node.asked_for_ports == 2
 
 
 @in_loop

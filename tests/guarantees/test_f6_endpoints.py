@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.engine_stage import in_loop
 from tests.guarantees.node import (
     LOCAL_1,
     LOCAL_2,
@@ -16,11 +17,14 @@ from tests.guarantees.node import (
     bridge,
     plain,
 )
+from tests.guarantees.stage import stage
 
+from hansa.api.change import Delete
+from hansa.api.objects import Policy
 from hansa.hns.api import HnsKind, HnsVerb
 from hansa.hns.emulator import WS2022, ZN23H2, Build, Call
 from hansa.hns.schema import EndpointFlags
-from hansa.testing import L1, R1, R2, WEB, endpoint, endpoint_slice, port, service, slice_port
+from hansa.testing import L1, L2, R1, R2, WEB, endpoint, endpoint_slice, port, service, slice_port
 
 LB, EP = HnsKind.LOAD_BALANCER, HnsKind.ENDPOINT
 BOTH = pytest.mark.parametrize("build", [WITHOUT_MODIFY, WITH_MODIFY], ids=["replace", "modify"])
@@ -197,6 +201,38 @@ def test_F55_backends_follow_the_slices_and_stale_local_endpoints_are_left_to_th
     for _ in range(3):
         assert node.period().ok
     assert LOCAL_2 in node.locals()
+
+
+@in_loop
+async def test_F55_a_pod_that_vanished_and_left_its_endpoint_is_reported_until_it_is_gone() -> None:
+    """Ten minutes after the last slice that named it; not while a slice has it unready, and never the host's own."""
+    web = replace(WEB, external_policy=Policy.LOCAL, health_check_node_port=32000)
+    on_node = bridge(web, endpoint_slice("web-a", [L1, L2]), forward_health_check_vip=True)
+    async with stage(on_node) as on:
+        unready = replace(L2, ready=False, serving=False)
+        await on.synced(endpoint_slice("web-a", [L1, unready]))
+        assert not _left((await on.pass_time(1200)).conditions), "it is there, and not ready"
+        await on.synced(endpoint_slice("web-a", [L1]))
+        report = await on.pass_time(60)
+        assert _left(report.conditions) == [
+            f"the host has endpoints of this node that no EndpointSlice names any more: {LOCAL_2}; "
+            "if these pods are gone, the CNI has left them behind"
+        ]
+        assert LOCAL_2 in on_node.locals()
+        on_node.remove_pod(LOCAL_2)
+        assert not _left((await on.pass_time(60)).conditions)
+        await on.synced(Delete(web.object_key), Delete(endpoint_slice("web-a", []).object_key))
+        report = await on.pass_time(580)
+        assert not _left(report.conditions)
+        report = await on.pass_time(120)
+        assert len(_left(report.conditions)) == 1
+        assert LOCAL_1 in _left(report.conditions)[0]
+        assert "10.1.1.1;" not in _left(report.conditions)[0]
+        assert on_node.locals()
+
+
+def _left(conditions: tuple[str, ...]) -> list[str]:
+    return [text for text in conditions if "no EndpointSlice names" in text]
 
 
 def test_F53_an_endpoint_that_was_used_when_it_should_go_goes_with_its_last_user() -> None:

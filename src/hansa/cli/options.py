@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from hansa.hns.emulator.builds import Build
     from hansa.hns.emulator.server import Server
     from hansa.hns.emulator.service import Emulator
+    from hansa.hns.port_ranges import TakenPorts
     from hansa.hns.remote import RemoteHns
     from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, HnsNetwork
     from hansa.net import Address
@@ -169,6 +172,7 @@ class Host:
     emulator: set if it lives in this process; `lock` is held while several threads use it. machine: the addresses of
     the machine that HNS runs on, each with its interface's MAC, "" = unknown; as far as can be told at the moment.
     dump: set if it is made of files, which may fail to tell something. file: where a saved emulator came from.
+    taken_ports: which ports that machine gives away by itself, () = it cannot be told.
     """
 
     api: HnsApi
@@ -178,6 +182,7 @@ class Host:
     lock: threading.Lock = field(default_factory=threading.Lock)
     dump: Dump | None = None
     file: Path | None = None
+    taken_ports: Callable[[], tuple[TakenPorts, ...]] = tuple
 
     def save(self) -> Path | None:
         """Write a changed emulator back to its file, at once or not at all; None: it came from none.
@@ -252,7 +257,14 @@ def windows_dataplane(host: Host, config: Config) -> WindowsDataplane:
     from hansa.dataplanes.windows.apply import WindowsDataplane
     from hansa.hns.client import HnsClient
 
-    return WindowsDataplane(HnsClient(host.api), config, mac_of=host.mac_of, rng=random.Random(), clock=time.monotonic)
+    return WindowsDataplane(
+        HnsClient(host.api),
+        config,
+        mac_of=host.mac_of,
+        rng=random.Random(),
+        clock=time.monotonic,
+        taken_ports=host.taken_ports,
+    )
 
 
 def open_host(text: str, config: Config, known: Sequence[Node], *, network: str, build: str) -> Host:
@@ -266,9 +278,11 @@ def open_host(text: str, config: Config, known: Sequence[Node], *, network: str,
     match word:
         case "native":
             from hansa.hns.native import NativeHns
+            from hansa.hns.port_ranges import read_taken_ports
 
             native, own = NativeHns(), _this_machine()
-            return Host(native, machine=lambda: own, close=native.shutdown)
+            taken = read_taken_ports if sys.platform == "win32" else tuple
+            return Host(native, machine=lambda: own, close=native.shutdown, taken_ports=taken)
         case "remote" if rest:
             from hansa.hns.remote import RemoteHns
 
@@ -277,7 +291,12 @@ def open_host(text: str, config: Config, known: Sequence[Node], *, network: str,
         case "emulator":
             emulator = _load_emulator(rest) if rest else _fresh_emulator(config, known, network=network, build=build)
             macs = dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address)
-            return Host(emulator, emulator, lambda: macs, file=Path(rest) if rest else None)
+            from hansa.hns.port_ranges import PortRange, uniform
+
+            first, count = emulator.machine.dynamic_ports
+            taken = partial(uniform, PortRange(first, first + count - 1))
+            file = Path(rest) if rest else None
+            return Host(emulator, emulator, lambda: macs, file=file, taken_ports=taken)
         case "dump" if rest:
             node = next((node for node in known if node.name == config.node_name), None)
             return _open_dump(read_dump(rest.split(",")), node.addresses if node else (), build)

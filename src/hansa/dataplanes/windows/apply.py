@@ -25,7 +25,8 @@ from hansa.dataplanes.windows.compare import (
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER, Executor, StepFailed, is_ours
 from hansa.dataplanes.windows.facts import derive_facts, host_conditions, node_address
 from hansa.dataplanes.windows.journal import JournalFile
-from hansa.dataplanes.windows.objects import Touched
+from hansa.dataplanes.windows.node_ports import port_conditions
+from hansa.dataplanes.windows.objects import Touched, address_order
 from hansa.dataplanes.windows.observe import HnsDown, Observed, Observer
 from hansa.dataplanes.windows.ownership import Ownership, Standing
 from hansa.dataplanes.windows.plan import (
@@ -49,11 +50,14 @@ from hansa.hns.api import Guid
 from hansa.hns.client import HnsClient
 from hansa.hns.errors import ErrorClass
 from hansa.hns.features import Feature, supports
+from hansa.hns.port_ranges import TakenPorts
 from hansa.net import Address
 from hansa.rules.model import FrontendKey, RuleChanges, Surroundings
 from hansa.services.model import ServicePortName
 
 GRACE_AUDITS = 2  # audits before leftovers without our mark are deleted under takeover (H.5)
+# Longer than nearly any pod takes to end: its endpoint is out of the rules at once, and goes when the CNI is told.
+IDLE_S = 600.0
 ROUNDS = 2  # a place is planned again once within a pass, after another look at HNS (H.6)
 
 
@@ -61,7 +65,9 @@ class WindowsDataplane:
     """The Dataplane of a Windows node. Not thread-safe: one worker thread makes all calls.
 
     mac_of: MAC of the interface that has the address, None = no interface has it; on overlay it goes into endpoints.
-    rng: spreads retries. clock: seconds, limits the time that one pass takes; nothing else depends on it.
+    rng: spreads retries. clock: seconds, limits the time that one pass takes; nothing else depends on it. taken_ports:
+    reads which ports the system gives away by itself, may raise OSError; asked once everything is as desired after a
+    start, and after each outage of HNS.
     """
 
     name = "windows"
@@ -74,12 +80,16 @@ class WindowsDataplane:
         mac_of: Callable[[Address], str | None],
         rng: random.Random,
         clock: Callable[[], float],
+        taken_ports: Callable[[], Collection[TakenPorts]] = tuple,
     ) -> None:
         self._client = client
         self._config = config
         self._mac_of = mac_of
         self._clock = clock
         self._rng = rng
+        self._read_taken_ports = taken_ports
+        self._taken_ports: Collection[TakenPorts] | None = None  # None: to be read
+        self._port_conditions: tuple[str, ...] = ()
         self._journal_file = JournalFile(config.windows.journal_path)
         self._journal = self._journal_file.load()
         self._wanted = Wanted(config)
@@ -97,6 +107,8 @@ class WindowsDataplane:
         self._sight = Sight(client, observer, self._observed, config.windows.network_name)
         self._renewals: set[str] = set()  # service ports, until the next pass that comes to work
         self._alone = False
+        self._used: set[Address] = set()  # addresses of this node's pods that rules have had, while HNS has them
+        self._idle: dict[Address, float] = {}  # those that no rule has any more: since when
         self._complete = False
         self._seen_once = False
         self._audits = 0
@@ -114,6 +126,7 @@ class WindowsDataplane:
         self._results, self._drift, self._out_of_budget = [], [], False
         self._take(changes)
         state = self._pass(now, audit)
+        self._check_ports(state, audit)
         if audit:
             self._census = census(self._situation)
         self._note_adopted(state)
@@ -125,6 +138,9 @@ class WindowsDataplane:
             objects=self._census,
             backing_off=self._backoff.by_class(),
             waiting=self._backoff.waiting(),
+            idle_locals=tuple(
+                sorted((each for each, since in self._idle.items() if now - since >= IDLE_S), key=address_order)
+            ),
             adopted=self._adopted,
         )
 
@@ -250,6 +266,7 @@ class WindowsDataplane:
                 return HostState.WAITING
             if audit:
                 self._count_audit()
+                self._note_idle(now)
             self._take_up_renewals()
             self._work(now)
             if self._alone:
@@ -258,6 +275,32 @@ class WindowsDataplane:
             self._sight.went_down(error, now)
             return HostState.UNAVAILABLE
         return HostState.WAITING if self._status.lacks_source_vip else HostState.HEALTHY
+
+    def _note_idle(self, now: float) -> None:
+        """F55: since when endpoints of pods serve no rule. Those that no rule has ever had are not hansa's business."""
+        facts = self._wanted.facts
+        if facts is None:
+            return
+        there = {address for one in self._observed.endpoints.values() if not one.remote for address in one.addresses}
+        there -= {*facts.node_addresses, *facts.root_addresses.values(), *facts.source_vips.values()}
+        self._used = (self._used | self._wanted.locals) & there
+        self._idle = {address: self._idle.get(address, now) for address in self._used - self._wanted.locals}
+
+    def _check_ports(self, state: HostState, audit: bool) -> None:
+        """F45. After a pass that went through, so that reading never delays a rule; compared at each check since."""
+        if state is not HostState.HEALTHY or self._dirty or not (audit or self._taken_ports is None):
+            return
+        if self._taken_ports is None:
+            self._taken_ports = ()
+            try:
+                self._taken_ports = self._read_taken_ports()
+            except OSError as error:
+                text = f"the ports that this machine gives away cannot be read: {error.strerror or error}"
+                self._port_conditions = (f"{text}; node ports are not compared with them",)
+                return
+        if self._taken_ports:
+            held = [key for key in self._wanted.node_ports if self._observed.at_frontend(key)]
+            self._port_conditions = tuple(port_conditions(self._taken_ports, self._wanted.node_ports, held))
 
     def _take_up_renewals(self) -> None:
         if not self._renewals:
@@ -299,6 +342,7 @@ class WindowsDataplane:
             case Looked.NOTHING:
                 return
             case Looked.EVERYTHING:
+                self._taken_ports = None
                 self._learn_capabilities()
                 self._refresh_facts()
                 self._touch_everything()
@@ -495,6 +539,7 @@ class WindowsDataplane:
             yield self._sight.text
         if self._wanted.facts is not None and self._sight.clear:
             yield from host_conditions(self._observed, self._wanted.facts)
+        yield from self._port_conditions
         yield from self._status.conditions(now)
         for guid, text in sorted(self._observed.unreadable.items()):
             yield f"left alone, cannot be read: {text or guid}"

@@ -7,7 +7,8 @@ desired load balancer, whoever asks for it (windows-proxy H.2).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Hashable, Iterable, Iterator, Set
+from typing import TypeVar
 
 from hansa.config import Config
 from hansa.dataplanes.base import Shortfall
@@ -28,9 +29,10 @@ from hansa.dataplanes.windows.translate import (
     service_vip_endpoint,
     source_vip_endpoints,
 )
-from hansa.net import Address
+from hansa.net import Address, Protocol
 from hansa.rules.model import FrontendKey, FrontendKind, Rule, RuleChanges
 
+K = TypeVar("K", bound=Hashable)
 NOTHING = RenderedRule()
 NO_USERS: Set[FrontendKey] = frozenset()
 
@@ -48,6 +50,7 @@ class Wanted:
         self._users: dict[Address, set[FrontendKey]] = {}
         self._local_users: Counter[Address] = Counter()
         self._cluster_ips: Counter[Address] = Counter()
+        self.node_ports: Counter[FrontendKey] = Counter()  # health check node ports, too
         self._shortfalls: Counter[Shortfall] = Counter()
         self._shortfall_list: tuple[Shortfall, ...] | None = None
         self._source_vips: dict[Address, DesiredEndpoint] = {}
@@ -88,6 +91,9 @@ class Wanted:
             if known is not None and known.kind is FrontendKind.CLUSTER_IP and known.key.address is not None:
                 self._count(self._cluster_ips, known.key.address, change)
                 touched.addresses.add(known.key.address)
+            if known is not None and (known.kind is FrontendKind.NODE_PORT or known.health_check_node_port):
+                for port in _node_ports(known):
+                    self._count(self.node_ports, port, change)
         if rule is None:
             self.rules.pop(frontend, None)
         else:
@@ -158,10 +164,10 @@ class Wanted:
         touched.addresses.update(before[0] ^ after[0], before[1] ^ after[1])
 
     @staticmethod
-    def _count(counter: Counter[Address], address: Address, change: int) -> None:
-        counter[address] += change
-        if counter[address] <= 0:
-            del counter[address]
+    def _count(counter: Counter[K], key: K, change: int) -> None:
+        counter[key] += change
+        if counter[key] <= 0:
+            del counter[key]
 
     # --- reading ---
 
@@ -174,6 +180,11 @@ class Wanted:
         assert self.facts is not None
         own = {*self._users, *self._source_vips}
         return own | set(self._cluster_ips) if self.facts.overlay else own
+
+    @property
+    def locals(self) -> Set[Address]:
+        """Backends on this node."""
+        return self._local_users.keys()
 
     def makes_source_vip(self, address: Address) -> bool:
         """Whether hansa is to make the endpoint of this source VIP; else the CNI did, or none is needed."""
@@ -208,6 +219,14 @@ class Wanted:
             general = [] if self.facts is None else general_shortfalls(self.facts, self._config)
             self._shortfall_list = (*general, *sorted(self._shortfalls, key=_shortfall_order))
         return self._shortfall_list
+
+
+def _node_ports(rule: Rule) -> Iterator[FrontendKey]:
+    """Every port of the node itself that a rule needs."""
+    if rule.kind is FrontendKind.NODE_PORT:
+        yield rule.key
+    if rule.health_check_node_port:
+        yield FrontendKey(rule.key.family, None, Protocol.TCP, rule.health_check_node_port)
 
 
 def _shortfall_order(shortfall: Shortfall) -> tuple[str, str, str, str]:

@@ -1,0 +1,169 @@
+"""`hansa proxy` on a Linux node where kube-proxy stood: its iptables rules give way under traffic; one-shot modes.
+
+Evidence: operations.md 6, 14, 16 and 18.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.host.linux.namespaces import LIMIT_S, Lab, missing
+from tests.host.linux.test_nft_run import START_LIMIT_S, STEADY, Node, is_ready, plain, steady_client, until
+
+from hansa.dataplanes.nftables import host
+from hansa.net import Protocol
+from hansa.testing import L1, R1
+
+WHY_NOT = missing()
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "can run"),
+    pytest.mark.xdist_group("nft-run"),
+]
+
+# As kube-proxy in mode iptables has it for one Service, and as short.
+OLD_RULES = f"""\
+*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-SVC-STEADY - [0:0]
+:KUBE-SEP-STEADY - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A KUBE-SERVICES -d {STEADY[0]}/32 -p tcp -m tcp --dport {STEADY[1]} -j KUBE-SVC-STEADY
+-A KUBE-SVC-STEADY -j KUBE-SEP-STEADY
+-A KUBE-SEP-STEADY -p tcp -m tcp -j DNAT --to-destination {L1.address}:9090
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
+-A KUBE-POSTROUTING -j MASQUERADE
+COMMIT
+"""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    found = Lab()
+    try:
+        found.create()
+        for address in (L1.address, R1.address):
+            found.ensure_endpoint(address, 8080, Protocol.TCP)
+        yield found
+    finally:
+        found.delete()
+
+
+class ProxyNode(Node):
+    """A node on which `hansa proxy` is started as a DaemonSet of kubeadm's would start kube-proxy."""
+
+    def configuration(self, **values: object) -> Path:
+        document = {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "clusterCIDR": "10.1.0.0/16",
+            "mode": "",
+            "conntrack": {"maxPerCore": 0, "udpTimeout": "11s"},
+            "oomScoreAdj": 100,
+            **values,
+        }
+        path = self._scratch / "config.conf"
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+        return path
+
+    def proxy(self, *arguments: str) -> list[str]:
+        inside = ["nsenter", f"--net=/run/netns/{self.lab.node.name}", *super().command()[2:3]]
+        lock = self._scratch / "lock"
+        return [*inside, "proxy", "--hostname-override=n1", f"--source={self.folder}", f"--lock={lock}", *arguments]
+
+    def start_proxy(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self._scratch / f"log-{len(self._started)}").open("wb") as log:
+            process = subprocess.Popen(
+                self.proxy(f"--config={self.configuration()}", "-v2", *arguments), stderr=log, env=plain()
+            )
+        self._started.append(process)
+
+        def ready() -> bool:
+            assert process.poll() is None, self.log
+            return self.lab.node.call(is_ready)
+
+        until(ready, START_LIMIT_S, lambda: self.log)
+        return process
+
+    def once(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.proxy(*arguments), capture_output=True, text=True, check=False, env=plain())
+
+    def inside(self, *command: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.lab.node.name}", *command],
+            input=stdin, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def get(self, url: str) -> str:
+        def ask() -> str:
+            with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
+                return str(answer.read().decode())
+
+        return self.lab.node.call(ask)
+
+
+@pytest.fixture
+def on(lab: Lab, tmp_path: Path) -> Iterator[ProxyNode]:
+    found = ProxyNode(lab, tmp_path)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.mark.parametrize("kind", ["nft", "legacy"])
+def test_kube_proxys_iptables_rules_give_way_without_a_failed_connection(on: ProxyNode, kind: str) -> None:
+    on.inside(f"iptables-{kind}-restore", "--noflush", stdin=OLD_RULES)
+    with steady_client(on.lab) as failures:
+        process = on.start_proxy()
+        until(lambda: "KUBE-SVC" not in on.inside(f"iptables-{kind}-save"), LIMIT_S, lambda: on.log)
+        assert on.inside("nft", "list", "tables").count("hansa") == 2
+    assert failures == []
+    assert "no mode is given, which to kube-proxy means iptables" in on.log
+    assert on.get("http://127.0.0.1:10249/proxyMode") == "nftables"
+    assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "100"
+    assert on.inside("cat", "/proc/sys/net/netfilter/nf_conntrack_udp_timeout").strip() == "11"
+    process.terminate()
+    assert process.wait() == 143
+    assert on.met(1), "rules stay"
+    done = on.once("--cleanup")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert on.inside("nft", "list", "tables").count("hansa") == 0
+
+
+def test_cleanup_takes_what_kube_proxy_left(on: ProxyNode) -> None:
+    on.inside("iptables-nft-restore", "--noflush", stdin=OLD_RULES)
+    on.inside("nft", "add", "table", "ip6", "kube-proxy")
+    done = on.once("--cleanup")
+    assert done.returncode == 0
+    assert "chains of kube-proxy in iptables-nft" in done.stderr
+    assert on.lab.node.call(lambda: host.clean_up_kube_proxy()) == ()
+    assert on.once("--cleanup").returncode == 0
+
+
+def test_init_only_sets_the_kernel_and_nothing_else(on: ProxyNode) -> None:
+    done = on.once(f"--config={on.configuration()}", "--init-only")
+    assert done.returncode == 0, done.stderr
+    assert on.inside("cat", "/proc/sys/net/netfilter/nf_conntrack_udp_timeout").strip() == "11"
+    assert "hansa" not in on.inside("nft", "list", "tables")
+
+
+def test_a_mode_that_hansa_lacks_leaves_the_node_alone(on: ProxyNode) -> None:
+    on.inside("iptables-nft-restore", "--noflush", stdin=OLD_RULES)
+    done = on.once(f"--config={on.configuration(mode='ipvs')}")
+    assert done.returncode == 1
+    assert "hansa has no mode ipvs" in done.stderr
+    assert "--accept-mode=ipvs" in done.stderr
+    assert "KUBE-SVC-STEADY" in on.inside("iptables-nft-save")

@@ -14,6 +14,7 @@ import platform
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import psutil
@@ -254,7 +255,7 @@ class Servers:
                 shown = self._shown.configuration or config_document(self._config, self._mode)
                 return response(document({API_VERSION.partition("/")[0]: shown}))
             case "/flagz":
-                return response(flagz(self._shown, accept))
+                return response(flagz(replace(self._shown, flags=self._flags()), accept))
             case "/statusz":
                 started_at = read_process().started_at
                 python = platform.python_version()
@@ -265,6 +266,14 @@ class Servers:
                 return await self._debug.answer(request)
             case _:
                 return response(NOT_FOUND)
+
+    def _flags(self) -> Mapping[str, str]:
+        """As given, but for the addresses of node ports, which kube-proxy shows as they are in force."""
+        flags, name = self._shown.flags, "nodeport-addresses"
+        ips = [f"{ip}/{ip.max_prefixlen}" for ip in self._engine.node_ips]
+        if ips and flags.get(name) in ("primary", "[primary]"):
+            return {**flags, name: f"[{','.join(ips)}]"}
+        return flags
 
     async def _answer_heal(self, request: web.BaseRequest) -> web.StreamResponse:
         if not is_local(request):

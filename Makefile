@@ -61,8 +61,9 @@ dist: .venv/dev.stamp ## wheel and source archive, into dist/
 dist-windows: .venv/dev.stamp ## a folder for Windows nodes, as a zip; EMBED=python-3.X.Y-embed-amd64.zip puts Python in
 	$(BIN)/python tools/make_dist.py --windows $(EMBED)
 
-manifests: .venv/dev.stamp ## write deploy/kubernetes/ out of the chart
+manifests: .venv/dev.stamp ## write deploy/kubernetes/ out of the chart, and the dashboard out of its panels
 	$(BIN)/python tools/render_chart.py
+	$(BIN)/python tools/make_dashboard.py
 
 fuzz: .venv/fuzz.stamp ## random bytes into every decoder; ARGS="--seconds 60 --only NAME"
 	$(BIN)/python fuzz/run.py $(ARGS)

@@ -127,7 +127,8 @@ def node_batch(difference: Difference) -> Iterator[bytes]:
         if change.name == own and change.after is not None:
             head.node.CopyFrom(node.node_message(change.after))
             is_worth_it = True
-    if difference.service_ranges is not None:
+    if difference.service_ranges or (difference.service_ranges is not None and not is_first):
+        head.service_ranges.SetInParent()
         head.service_ranges.prefixes.extend(str(one) for one in difference.service_ranges)
         is_worth_it = True
     parts: list[bytes] = []

@@ -161,7 +161,7 @@ class Cluster:
     def _renew(self, key: ServiceKey, before: ServiceState | None) -> bool:
         """Make the state of a Service anew; whether it is another one now."""
         service = self._store.services.get(key)
-        if service is None:
+        if service is None or service.proxy_name != self._config.proxy_name:
             return self._states.pop(key, None) is not None
         pieces = self._store.slices_of(key)
         if before is not None and before.service == service and same_pieces(before.pieces, pieces):

@@ -47,7 +47,6 @@ _logger = logging.getLogger("hansa.brain")
 
 LOCAL, GLOBAL, NODE, BRAIN = "localv1.Sets", "globalv1.Sets", "hansa.node.v1.Node", "hansa.node.v1.Brain"
 DEFAULT_PORT = 12090  # KPNG's
-STOP_GRACE_S = 1.0
 # Requests that a client may send ahead; each brings a batch, so a client that asks without reading is a broken one.
 QUEUED_REQUESTS = 16
 # A client behind a dead link is found out after this time, also if nothing changes.
@@ -213,7 +212,7 @@ class Brain:
         if self._runner is not None:
             await self._runner.cleanup()
         if self._server is not None:
-            await self._server.stop(STOP_GRACE_S)
+            await self._server.stop(None)  # streams never end by themselves
         for listen in self._settings.listen:
             if listen.socket_path and self._server is not None:
                 Path(listen.socket_path).unlink(missing_ok=True)

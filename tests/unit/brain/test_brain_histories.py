@@ -38,7 +38,7 @@ def as_api_servers_allow(change: Change) -> Change:
     return replace(change, object=replace(change.object, ports=tuple(ports.values())))
 
 
-HISTORIES = st.lists(st.lists(changes().map(as_api_servers_allow), max_size=6), min_size=1, max_size=5)
+HISTORIES = st.lists(st.lists(changes().map(as_api_servers_allow), max_size=5), min_size=1, max_size=4)
 
 
 def rules(pipeline: Pipeline) -> dict[str, Rule]:
@@ -135,7 +135,7 @@ def apply_strictly(held: dict[str, bytes], op: localv1.OpItem) -> None:
 
 
 @settings(max_examples=50)
-@given(HISTORIES, st.lists(st.sampled_from((*NODE_NAMES, "elsewhere")), min_size=6, max_size=6))
+@given(HISTORIES, st.lists(st.sampled_from((*NODE_NAMES, "elsewhere")), min_size=4, max_size=4))
 def test_a_client_that_changes_its_node_gets_the_difference_of_the_two_views(
     history: list[list[Change]], names: list[str]
 ) -> None:
@@ -171,7 +171,7 @@ def test_by_localv1_a_node_forwards_nowhere_where_it_would_not_by_itself(history
 
 
 @settings(max_examples=50)
-@given(HISTORIES, st.integers(0, 5))
+@given(HISTORIES, st.integers(0, 3))
 def test_a_stream_that_breaks_anywhere_and_begins_anew_passes_on_differences_only(
     history: list[list[Change]], breaks_at: int
 ) -> None:

@@ -12,7 +12,7 @@ import logging
 import random
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -138,11 +138,13 @@ class KpngSource:
         following = self._take_over(api)
         outgoing = self._outgoing = asyncio.Queue()
         channel = _channel(self._target, self._settings)
+        writer: asyncio.Task[None] | None = None
         try:
             stub: Any = channel.stream_stream(_PATHS[api], request_serializer=_serialize, response_deserializer=None)
-            call = stub(_drain(outgoing))
+            call = stub()
+            writer = asyncio.create_task(_write(call, outgoing))
             outgoing.put_nowait(self._request(api))
-            async for raw in call:
+            while (raw := await call.read()) is not grpc.aio.EOF:
                 self._heard(api)
                 try:
                     batch = following.receive(_message(api, cast("bytes", raw)))
@@ -165,6 +167,9 @@ class KpngSource:
             raise
         finally:
             self._outgoing = None
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
             await channel.close()
 
     def _take_over(self, api: str) -> Following[Any]:
@@ -223,9 +228,12 @@ async def read_nodes(target: Target) -> nodev1.NodesResponse:
         await channel.close()
 
 
-async def _drain(outgoing: asyncio.Queue[Message]) -> AsyncIterator[Message]:
+async def _write(call: Any, outgoing: asyncio.Queue[Message]) -> None:
+    """Until the stream ends; why it has ended is told to the reader."""
     while True:
-        yield await outgoing.get()
+        message = await outgoing.get()
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.write(message)
 
 
 def _serialize(message: Message) -> bytes:

@@ -213,6 +213,8 @@ class NodeFollowing(Following[nodev1.WatchResponse]):
             named = {ServiceKey(one.namespace, one.name) for message in batch for one in message.set}
             for key in sorted(self._views.keys() - named):
                 yield GivenView(key, ())
+            if not any(message.HasField("service_ranges") for message in batch):
+                yield Delete(ObjectKey(Kind.SERVICE_CIDR, "", node.SERVICE_RANGES))
         for message in batch:
             if message.HasField("node"):
                 yield from self._read("Node", partial(node.read_node, message.node))

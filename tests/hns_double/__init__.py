@@ -77,6 +77,24 @@ class Double:
     def native(self) -> NativeHns:
         return NativeHns(self.path)
 
+    def hns_call(self, method: str, path: str, body: str) -> tuple[int, str]:
+        """HRESULT and response of vmcompute.dll's HNSCall, called as any program would."""
+        compute = ctypes.WinDLL("vmcompute.dll") if sys.platform == "win32" else self._library
+        memory = ctypes.WinDLL("ole32.dll") if sys.platform == "win32" else self._library
+        compute.HNSCall.restype = ctypes.c_uint32
+        memory.CoTaskMemFree.argtypes = (ctypes.c_void_p,)
+        memory.CoTaskMemFree.restype = None
+        texts = [f"{text}\0".encode("utf-16-le") for text in (method, path, body)]
+        response = ctypes.c_void_p()
+        code = compute.HNSCall(*texts, ctypes.byref(response))
+        if not response.value:
+            return code, ""
+        units = ctypes.cast(response, ctypes.POINTER(ctypes.c_uint16))
+        length = next(index for index in range(1 << 24) if units[index] == 0)
+        text = ctypes.string_at(response, 2 * length).decode("utf-16-le")
+        memory.CoTaskMemFree(response)
+        return code, text
+
     def connect(self, address: str) -> None:
         """Send all further calls there."""
         self._library.hns_double_connect(address.encode())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hansa.hns.api import HnsKind
-from hansa.hns.schema import MappingFlags
+from hansa.hns.schema import HnsLoadBalancer, LbFlags, MappingFlags
 
 NO_FLAGS = MappingFlags(0)
 NETWORK, ENDPOINT, LOAD_BALANCER = HnsKind.NETWORK, HnsKind.ENDPOINT, HnsKind.LOAD_BALANCER
@@ -232,6 +232,28 @@ def balancer_document(fields: Fields) -> tuple[dict[str, object], Untold]:
         if any(name not in policy for policy in balancers):
             untold |= bit
     return document, Untold(frozenset({"distribution"}), untold)
+
+
+def policy_list(balancer: HnsLoadBalancer) -> dict[str, object]:
+    """A load balancer as schema 1 shows it, the way back of `balancer_document`; partial ones have no policy."""
+    return {
+        "ID": balancer.guid.lower(),
+        "References": [f"/endpoints/{guid.lower()}" for guid in balancer.endpoints],
+        "Policies": [
+            {
+                "Type": "ELB",
+                "Protocol": mapping.protocol,
+                "InternalPort": mapping.internal_port,
+                "ExternalPort": mapping.external_port,
+                "VIPs": [str(vip) for vip in balancer.frontend_vips],
+                "SourceVIP": "" if balancer.source_vip is None else str(balancer.source_vip),
+                "IsDSR": bool(balancer.flags & LbFlags.DSR),
+                **{name: bool(mapping.flags & bit) for name, bit in _MAPPING_BITS.items()},
+            }
+            for mapping in balancer.port_mappings
+        ],
+        "State": balancer.state,
+    }
 
 
 _MAPPING_BITS = {

@@ -20,6 +20,7 @@ from typing import Self, assert_never
 
 from hansa.errors import ConfigError, Fault
 from hansa.hns.api import Guid, Handle, HnsApi, HnsError, HnsKind, HnsVerb, HnsVersion
+from hansa.hns.emulator.version1 import respond
 from hansa.hns.emulator.wire import (
     MACHINE_FUNCTION,
     MAX_LINE_BYTES,
@@ -33,7 +34,7 @@ from hansa.hns.emulator.wire import (
     encode_answer,
     parse_server_address,
 )
-from hansa.hns.record import E_INVALIDARG, E_NOTIMPL, S_OK, write_error_record, write_version_response
+from hansa.hns.record import E_INVALIDARG, E_NOTIMPL, S_OK, write_error_record
 from hansa.net import Address
 
 # What one read of a connection takes at most: calls are short, and lists of objects go the other way.
@@ -177,12 +178,8 @@ def refusal(error: HnsError) -> Answer:
 
 def _hns_call(api: HnsApi, request: Request) -> Answer:
     match request.arguments:
-        case ("GET", "/globals/version", str()):
-            return Answer(S_OK, out=write_version_response(api.version()))
-        case (str(method), str(path), str()):
-            # HNSCall itself succeeds; the refusal is in the response (hcn.md 1.8).
-            text = f"This service does not know {method} {path}. "
-            return Answer(S_OK, out=write_error_record(E_NOTIMPL, text))
+        case (str(method), str(path), str(body)):
+            return Answer(S_OK, out=respond(api, method, path, body))
         case _:
             raise _wrong_arguments(request)
 

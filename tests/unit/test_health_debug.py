@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -236,8 +238,10 @@ async def test_a_profile_names_where_time_is_spent() -> None:
         asked = asyncio.create_task(at.get("/debug/hansa/profile?seconds=0.5"))
         await at.on.until(lambda: at.servers._debug._is_profiled)
         assert (await at.get("/debug/hansa/profile?seconds=0.1")).code == 429
-        while not asked.done():  # busy, and yet the answer gets its turns
-            sum(range(100_000))
+        while not asked.done():  # busy for longer than a thread may be, and yet the answer gets its turns
+            busy_until = time.monotonic() + 0.05
+            while time.monotonic() < busy_until:
+                pass
             await asyncio.sleep(0)
         reply = await asked
         stacks = [line.rpartition(" ") for line in reply.text.splitlines()]
@@ -342,9 +346,11 @@ async def test_a_client_that_does_not_ask_is_cut_off(monkeypatch: pytest.MonkeyP
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_http, "REQUEST_S", 0.2)
     async with port() as at:
-        reader, writer = await asyncio.open_connection("127.0.0.1", at.number)
-        for _ in range(200):
-            writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        with socket.socket() as small:
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            small.connect(("127.0.0.1", at.number))
+            reader, writer = await asyncio.open_connection(sock=small.dup())
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500)
         server = at.servers.metrics
         assert server is not None
         assert server._http is not None

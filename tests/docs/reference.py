@@ -31,6 +31,7 @@ from hansa.hns.errors import KNOWN_RESULTS, ErrorClass, KnownResult
 from hansa.hns.features import Feature, needed, supports
 from hansa.hns.quirks import QUIRKS
 from hansa.hns.schema1 import CONVERSIONS
+from hansa.kubeproxy import flags, gates, keys, settle
 
 
 def filled(text: str) -> str:
@@ -147,6 +148,73 @@ def _shown(value: object, *, is_time: bool) -> str:
         case float() if is_time:
             return f"{value:g}s"
     return str(value)
+
+
+# --- kube-proxy ---
+
+
+def proxy_flags(*origins: flags.Origin) -> str:
+    rows = [
+        (
+            f"`--{one.name}`" + (f", `-{one.short}`" if one.short else ""),
+            one.type.value,
+            f"`{one.default}`" if one.default not in ("", "[]") else "",
+            f"`{one.key}`" if one.key else "",
+            _effect(one.meaning, one.planes, one.why) + (" *deprecated*" if one.deprecated else ""),
+        )
+        for one in flags.FLAGS
+        if one.origin in origins
+    ]
+    return _table(("flag", "type", "default", "key", "meaning"), rows)
+
+
+def proxy_gone_flags() -> str:
+    rows = [(f"`--{one.name}`", one.why) for one in flags.FLAGS if one.origin is flags.Origin.GONE]
+    return _table(("flag", "why it does nothing"), rows)
+
+
+def proxy_keys() -> str:
+    rows = [
+        (f"`{one.path}`", one.form or one.type.value, _key_default(one), _effect(one.meaning, one.planes, one.why))
+        for one in keys.KEYS
+    ]
+    return _table(("key", "form", "default", "meaning"), rows)
+
+
+def proxy_gates() -> str:
+    rows = [
+        (
+            f"`{one.name}`",
+            one.stage or "GA",
+            f"{str(one.default).lower()}{', locked' if one.locked else ''}",
+            one.effect or "none in hansa",
+        )
+        for one in gates.GATES.values()
+    ]
+    return _table(("gate", "stage", "default", "effect"), rows)
+
+
+def proxy_live() -> str:
+    return ", ".join(f"`{name}`" for name in sorted(settle.LIVE_FIELDS)) + "\n"
+
+
+def _effect(meaning: str, planes: frozenset[str], why: str) -> str:
+    if not planes:
+        return f"no effect: {why}"
+    only = "" if planes == keys.BOTH else "Linux: " if planes == keys.LINUX_ONLY else "Windows: "
+    return f"{only}{meaning}"
+
+
+def _key_default(key: keys.Key) -> str:
+    found = {"healthzBindAddress": "0.0.0.0:10256", "metricsBindAddress": "127.0.0.1:10249"}.get(key.path, key.default)
+    match found:
+        case bool():
+            return f"`{str(found).lower()}`"
+        case "" | () | {}:
+            return ""
+        case float():
+            return f"`{found:g}`"
+    return f"`{found}`"
 
 
 # --- metrics ---
@@ -387,6 +455,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": lambda: settings(own=False),
     "settings-own": lambda: settings(own=True),
     "settings-ignored": ignored_settings,
+    "proxy-flags": lambda: proxy_flags(flags.Origin.KUBE_PROXY),
+    "proxy-flags-windows": lambda: proxy_flags(flags.Origin.WINDOWS),
+    "proxy-flags-own": lambda: proxy_flags(flags.Origin.OWN),
+    "proxy-flags-gone": proxy_gone_flags,
+    "proxy-keys": proxy_keys,
+    "proxy-gates": proxy_gates,
+    "proxy-live": proxy_live,
     "metrics": lambda: metrics_table(own=False),
     "metrics-own": lambda: metrics_table(own=True),
     "metrics-absent": absent_metrics,

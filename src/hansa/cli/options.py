@@ -258,7 +258,7 @@ def windows_dataplane(host: Host, config: Config) -> WindowsDataplane:
     from hansa.hns.client import HnsClient
 
     return WindowsDataplane(
-        HnsClient(host.api),
+        HnsClient(host.api, time.monotonic),
         config,
         mac_of=host.mac_of,
         rng=random.Random(),

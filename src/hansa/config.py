@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import assert_never
 
 from hansa.errors import ConfigError, Fault
-from hansa.kubeproxy.gates import ALLOW_SERVICE_EXTERNAL_IPS, GATES, judge
-from hansa.kubeproxy.keys import KEYS
+from hansa.kubeproxy.gates import ALLOW_SERVICE_EXTERNAL_IPS, GATES, judge, parse_gates
+from hansa.kubeproxy.keys import FALSE, KEYS, TRUE
 from hansa.kubeproxy.keys import KIND as _KIND
 from hansa.net import Address, IPFamily, Prefix, address_port, family_of, parse_address, parse_prefix
 
@@ -391,10 +391,9 @@ _UNIT_S: Mapping[str, float] = {
     "m": 60.0,
     "h": 3600.0,
 }
-_DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+")
+# Possessive, so that thousands of digits without a unit take no quadratic time.
+_DURATION = re.compile(r"[+-]?(?:(?:\d++\.?+\d*+|\.\d++)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+")
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)([a-z\u00b5\u03bc]+)")
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 def parse_duration(text: str) -> float:
@@ -477,8 +476,8 @@ class _Reader:
             return default
         if isinstance(value, bool):
             return value
-        if isinstance(value, str) and value in _TRUE | _FALSE:
-            return value in _TRUE
+        if isinstance(value, str) and value in TRUE | FALSE:
+            return value in TRUE
         self.fault(path, f"{_shown(value)} is neither true nor false", remedy="write true or false")
         return default
 
@@ -728,8 +727,11 @@ def _read_gates(reader: _Reader) -> Mapping[str, bool]:
     """Feature gates by name, from a group or from the flag's text `A=true,B=false`."""
     given = reader.get("featureGates")
     if isinstance(given, str):
-        pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
-        given = {name.strip(): value.strip() for name, _, value in pairs}
+        try:
+            given = parse_gates(given)
+        except ValueError as error:
+            reader.fault("featureGates", str(error), remedy="write A=true,B=false")
+            return {}
     if not isinstance(given, Mapping):
         return {}
     gates = _Reader({"featureGates": given})

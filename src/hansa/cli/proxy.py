@@ -129,7 +129,7 @@ def _start(parsed: Parsed) -> int:
     if target := parsed.text("write-config-to"):
         return _write(completed, Path(target))
     if parsed.is_set("cleanup"):
-        return _clean_up(completed)
+        return _clean_up(parsed, completed)
     if parsed.is_set("init-only"):
         return _initialise(completed, config)
     return _Proxy(parsed, completed, config, digests).run()
@@ -210,17 +210,23 @@ def _write(completed: Completed, target: Path) -> int:
 # -- one-shot modes --------------------------------------------------------------------------------------------------
 
 
-def _clean_up(completed: Completed) -> int:
-    from hansa.cli import planes
+def _clean_up(parsed: Parsed, completed: Completed) -> int:
+    from hansa.cli import inputs, planes
 
     if completed.surroundings.windows:
         return _fail("--cleanup is not implemented on Windows", ["--cleanup: use `hansa cleanup`"])
     failed: list[str] = []
-    for cleaned in (planes.clean_kube_proxy(), planes.clean_nftables(dry_run=False)):
-        for change in cleaned.changes:
-            _log.info("removed", kind=change.kind, key=change.key)
-        failed += cleaned.failed
+    with ExitStack() as stack:
+        inputs.hold_lock(stack.enter_context, _lock(parsed), "hansa proxy --cleanup", always=True)
+        for cleaned in (planes.clean_kube_proxy(), planes.clean_nftables(dry_run=False)):
+            for change in cleaned.changes:
+                _log.info("removed", kind=change.kind, key=change.key)
+            failed += cleaned.failed
     return _fail("encountered an error while tearing down rules", failed) if failed else 0
+
+
+def _lock(parsed: Parsed) -> Path | None:
+    return Path(parsed.text("lock")) if parsed.text("lock") else None
 
 
 def _initialise(completed: Completed, config: Config) -> int:
@@ -271,11 +277,10 @@ class _Proxy:
         )
         connect = partial(load_connection, access.kubeconfig, access.master, os.environ)
         with ExitStack() as stack:
-            lock = Path(parsed.text("lock")) if parsed.text("lock") else None
-            inputs.hold_lock(stack.enter_context, lock, "hansa proxy", always=windows.native)
+            inputs.hold_lock(stack.enter_context, _lock(parsed), "hansa proxy", always=windows.native)
             cluster = inputs.open_source(source, config, connect, client)
             known: Sequence[Node] = ()
-            if not inputs.is_kubernetes(source):
+            if inputs.is_manifests(source):
                 known = options.nodes(inputs.read_once(source).changes)
             elif hns == "emulator":
                 known = inputs.cluster_nodes(connect())
@@ -287,10 +292,12 @@ class _Proxy:
             return self._serve(plane, objects, cluster)
 
     def _serve(self, plane: Plane, objects: Source, cluster: Source) -> int:
+        from hansa.cli import inputs
         from hansa.engine import Engine
 
         _log.info("Version info", version=KUBERNETES_VERSION, hansa=__version__)
         engine = Engine(plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses)
+        inputs.attend(engine, cluster)
         self._config = plane.config
         _handle_other_signals()
         return asyncio.run(self._follow(engine, cluster))

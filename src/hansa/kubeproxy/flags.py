@@ -18,12 +18,10 @@ from typing import assert_never
 
 from hansa.config import OWN_SETTINGS, Setting, go_duration, parse_duration
 from hansa.kubeproxy.gates import parse_gates
-from hansa.kubeproxy.keys import BOTH, BY_PATH, LINUX_ONLY, NOWHERE, WINDOWS_ONLY
+from hansa.kubeproxy.keys import BOTH, BY_PATH, FALSE, LINUX_ONLY, NOWHERE, TRUE, WINDOWS_ONLY
 from hansa.net import parse_address
 
 PROGRAM = "kube-proxy"
-TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class Type(enum.Enum):
@@ -559,7 +557,10 @@ def read_quantity(text: str) -> float:
     if found is None:
         raise ValueError(f"{_quoted(text)} is not a quantity: expected a number with a unit, like 16Mi")
     number, unit = float(found[1]), found[2]
-    size = number * _QUANTITY_UNITS[unit] if unit in _QUANTITY_UNITS else number * 10.0 ** int(unit[1:])
+    try:
+        size = number * _QUANTITY_UNITS[unit] if unit in _QUANTITY_UNITS else number * 10.0 ** int(unit[1:])
+    except OverflowError:
+        raise ValueError(f"{_quoted(text)} is too large") from None
     return -size if text.startswith("-") else size
 
 

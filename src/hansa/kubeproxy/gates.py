@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hansa.kubeproxy.keys import FALSE, TRUE
+
 ALL_ALPHA, ALL_BETA = "AllAlpha", "AllBeta"
 ALLOW_SERVICE_EXTERNAL_IPS = "AllowServiceExternalIPs"
 LOGGING_ALPHA, LOGGING_BETA = "LoggingAlphaOptions", "LoggingBetaOptions"
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ def parse_gates(text: str) -> dict[str, bool]:
         name, equals, word = (part.strip() for part in pair.partition("="))
         if not equals:
             raise ValueError("malformed pair, expect string=bool")
-        if word not in _TRUE | _FALSE:
+        if word not in TRUE | FALSE:
             raise ValueError(f"invalid value of {name}: {word}, expect true or false")
-        found[name] = word in _TRUE
+        found[name] = word in TRUE
     return found
 
 

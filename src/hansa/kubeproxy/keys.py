@@ -14,6 +14,10 @@ GROUP = "kubeproxy.config.k8s.io"
 API_VERSION = f"{GROUP}/v1alpha1"
 KIND = "KubeProxyConfiguration"
 
+# The words for bools on a command line.
+TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
 
 class Type(enum.Enum):
     """What may stand at a key; the value is the word for it in the reference."""

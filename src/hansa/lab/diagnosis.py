@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hansa.hns.api import Guid
-from hansa.hns.emulator.vswitch_model import Cause, Dropped, Header
+from hansa.hns.emulator.vswitch_model import HOST_PORT, Cause, Dropped, Header
 from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, LbFlags
 from hansa.lab.world import FromNode, FromOutside, FromPod, Journey, Loss, Lost, Step, World
 from hansa.net import Address
@@ -69,6 +69,19 @@ def _unserved(world: World, journey: Journey) -> Iterator[str]:
 
 
 def _left_the_overlay(world: World, journey: Journey) -> Iterator[str]:
+    last = (journey.back or journey.there).steps[-1]
+    peer = next(
+        (
+            (node.name, prefix)
+            for node in world.lab.nodes
+            for prefix in node.pod_cidrs
+            if last.after.header.destination in prefix
+        ),
+        None,
+    )
+    if peer is not None and last.place in world.windows:
+        yield f"route missing: HNS of {last.place} does not know that the pods of {peer[1]} are on {peer[0]}"
+        return
     for step in journey.there.steps:
         if step.hop is not None and step.hop.behaviour in ("VP-10", "VP-11"):
             source = step.after.header.source
@@ -119,7 +132,7 @@ def _whereabouts(world: World, address: Address) -> str:
 
 
 def _asymmetric(world: World, journey: Journey) -> Iterator[str]:
-    changed = next((step for step in journey.there.steps if step.hop is not None and _redirects(step)), None)
+    changed = next((step for step in journey.there.steps if _redirects(step)), None)
     if changed is None or changed.hop is None:
         return
     back = journey.back.steps if journey.back is not None else ()
@@ -134,7 +147,12 @@ def _asymmetric(world: World, journey: Journey) -> Iterator[str]:
 
 
 def _redirects(step: Step) -> bool:
-    return step.before.header.destination != step.after.header.destination
+    """At the host's port: what a pod's own port changes, answers always pass again."""
+    return (
+        step.hop is not None
+        and step.hop.port == HOST_PORT
+        and step.before.header.destination != step.after.header.destination
+    )
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
@@ -215,7 +233,10 @@ def excuses(world: World, journey: Journey) -> tuple[str, ...]:
     features = _LOSES if isinstance(journey.wanted, Forward) else _LETS_PASS
     for one in world.shortfalls.get(node, ()):
         about = rule is not None and (one.frontend == rule.key or (one.frontend is None and one.owner == rule.owner))
-        if about and one.feature in features and not (one.feature == "short-circuit" and from_outside):
+        external = rule is not None and rule.kind is not FrontendKind.CLUSTER_IP
+        if one.feature == "short-circuit" and (from_outside or not external):
+            continue
+        if about and one.feature in features and (external or one.feature != "preserve-destination"):
             found.append(f"{one.feature}: {one.text}")
     if _asks_as_node(journey) and rule is not None and rule.kind is not FrontendKind.NODE_PORT:
         found.append(NODE_ASKS)

@@ -33,6 +33,7 @@ from hansa.net import Address, IPFamily, Prefix, family_of, parse_address, parse
 from hansa.sources.manifests import read_manifest
 
 FIRST_POD = 10  # offset in a node's pod subnet: before it are gateway, source VIP and root endpoint
+_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is not everywhere
 DEFAULT_OUTSIDE = "203.0.113.9"  # a documentation address
 DEFAULT_VNI = 4096  # the lowest that Windows takes
 
@@ -75,7 +76,7 @@ class _LabForm(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 def read_lab(text: str, *, name: str, extra_faults: Iterable[str] = ()) -> Lab:
     """The lab that a file describes. name: of the file. extra_faults: written as in the file. Raises ConfigError."""
     try:
-        documents = [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
+        documents = [each for each in yaml.load_all(text, Loader=_LOADER) if isinstance(each, dict)]
     except yaml.YAMLError as error:
         raise ConfigError(Fault(name, f"is not YAML: {error}")) from error
     forms = [each for each in documents if each.get("kind") == "Lab"]

@@ -155,9 +155,10 @@ class Servers:
         if self.events is not None:
             self.events.tell(event)
 
-    def reconfigure(self, config: Config) -> None:
+    def reconfigure(self, config: Config, shown: Shown) -> None:
         """Judge and show by another configuration; where the servers listen stays as it is."""
         self._config = config
+        self._shown = shown
 
     async def start(self) -> None:
         if self.events is not None:

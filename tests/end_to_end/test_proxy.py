@@ -144,6 +144,8 @@ async def test_what_can_be_applied_is_applied_when_that_is_asked_for(tmp_path: P
         for field in ("sync_period_s", "allow_external_ips", "logging"):
             assert field in applied
         await proxy.says("changed configuration needs a restart settings=bind_address_hard_fail")
+        proxy.process.send_signal(signal.SIGHUP)
+        await proxy.says("changed configuration applied applied=nothing")
         assert proxy.process.returncode is None
         assert await proxy.terminate() == 143
 

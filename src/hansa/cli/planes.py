@@ -62,7 +62,7 @@ class Plane(Protocol):
 
     config: the settings with what the host adds. host: its HNS, None = it has none. addresses: the machine's;
     rendered_addresses: those that may be used where no host is asked.
-    read_addresses: how the engine is to ask for them, None = this machine's.
+    read_addresses: how the engine is to ask for them, None = this machine's. families: those that it can serve.
     """
 
     config: Config
@@ -78,6 +78,9 @@ class Plane(Protocol):
 
     @property
     def read_addresses(self) -> Callable[[], frozenset[Address]] | None: ...
+
+    @property
+    def families(self) -> frozenset[IPFamily]: ...
 
     def attend(self, objects: Source) -> Source:
         """The source, with what has to happen beside it on this node."""
@@ -162,6 +165,11 @@ class WindowsPlane:
         """An emulated machine has the emulator's addresses; a real one is asked each time."""
         return None if self._real else lambda: self._host.addresses
 
+    @property
+    def families(self) -> frozenset[IPFamily]:
+        """Which of them a network has, HNS tells with the network, and what it lacks is a shortfall."""
+        return frozenset(IPFamily)
+
     def attend(self, objects: Source) -> Source:
         return options.with_kubelet(objects, self._host, self.config)
 
@@ -207,6 +215,12 @@ class NftablesPlane:
     @property
     def read_addresses(self) -> Callable[[], frozenset[Address]] | None:
         return None
+
+    @property
+    def families(self) -> frozenset[IPFamily]:
+        from hansa.dataplanes.nftables.host import node_families
+
+        return frozenset(node_families())
 
     def attend(self, objects: Source) -> Source:
         return objects

@@ -30,7 +30,7 @@ from hansa.kubeproxy.configuration import KUBERNETES_VERSION, Decoded, DecodeErr
 from hansa.kubeproxy.flags import FlagError, Parsed
 from hansa.kubeproxy.settle import Completed, Documents, Level, Reload, StartError, Surroundings
 from hansa.logs import Logger
-from hansa.net import family_of
+from hansa.net import IPFamily, family_of
 from hansa.sources.host import read_host
 from hansa.sources.yaml_text import YamlFault, load, split_documents
 
@@ -251,11 +251,13 @@ class _Proxy:
         self._parsed = parsed
         self._digests = digests
         self._completed = completed
+        self._supported = frozenset(IPFamily)
         self._settled = config  # as files and flags say it; the plane adds what only the host can tell
         self._config = config
         self._failure = ""
         self._stop: Callable[[], None] = lambda: None
         self._servers: Servers | None = None
+        self._reloading: asyncio.Task[None] | None = None
 
     def run(self) -> int:
         from hansa.cli import inputs, options, planes
@@ -299,6 +301,7 @@ class _Proxy:
         engine = Engine(plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses)
         inputs.attend(engine, cluster)
         self._config = plane.config
+        self._supported = plane.families
         _handle_other_signals()
         return asyncio.run(self._follow(engine, cluster))
 
@@ -311,6 +314,8 @@ class _Proxy:
         self._stop = engine.stop
         watching = asyncio.create_task(self._watch_files(engine))
         watching.add_done_callback(_log_bug)
+        if self._completed.reload is Reload.APPLY and sys.platform != "win32":
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon, engine)
         try:
             kubernetes = cluster if isinstance(cluster, KubernetesSource) else None
             async with health.serving(engine, self._config, cluster=kubernetes, shown=self._shown()) as servers:
@@ -370,6 +375,9 @@ class _Proxy:
         if not addresses:
             text = "Can't determine this node's IP; node ports answer on all its addresses until the Node tells it, "
             _log.error(f"{text}or --bind-address does", node=self._config.node_name)
+        elif (primary := family_of(addresses[0])) not in self._supported:
+            self._end(f'no support for primary IP family "{primary}"')
+            return
         families = frozenset(family_of(address) for address in addresses)
         pods = frozenset(family_of(prefix) for prefix in pod_cidrs)
         plane = self._completed.surroundings.plane
@@ -391,6 +399,11 @@ class _Proxy:
                 return
             await self._reload(engine)
 
+    def _reload_soon(self, engine: Engine) -> None:
+        """What whoever sends SIGHUP to a process that reloads expects."""
+        self._reloading = asyncio.create_task(self._reload(engine))
+        self._reloading.add_done_callback(_log_bug)
+
     async def _reload(self, engine: Engine) -> None:
         """Apply what can be applied under working rules; say what cannot."""
         try:
@@ -407,8 +420,8 @@ class _Proxy:
             self._settled = replace(self._settled, **fields)
             self._config = replace(self._config, **fields)
             await engine.reconfigure(self._config)
-            if self._servers is not None:
-                self._servers.reconfigure(self._config)
+        if self._servers is not None:
+            self._servers.reconfigure(self._config, self._shown())
         _log.info("changed configuration applied", applied=", ".join(found.live) or "nothing")
         if found.restart:
             _log.warning("changed configuration needs a restart", settings=", ".join(found.restart))

@@ -17,7 +17,7 @@ from tests.host.linux.test_nft_run import START_LIMIT_S, STEADY, Node, is_ready,
 
 from hansa.dataplanes.nftables import host
 from hansa.net import Protocol
-from hansa.testing import L1, R1
+from hansa.testing import L1, R1, node
 
 WHY_NOT = missing()
 pytestmark = [
@@ -167,3 +167,12 @@ def test_a_mode_that_hansa_lacks_leaves_the_node_alone(on: ProxyNode) -> None:
     assert "hansa has no mode ipvs" in done.stderr
     assert "--accept-mode=ipvs" in done.stderr
     assert "KUBE-SVC-STEADY" in on.inside("iptables-nft-save")
+
+
+def test_a_node_of_a_family_that_the_kernel_has_not_ends_the_start(on: ProxyNode) -> None:
+    on.lab.node.sysctl(ipv6__conf__all__disable_ipv6="1")
+    on.put(node("n1", addresses=["2001:db8::1"]))
+    done = on.once("--proxy-mode=nftables")
+    assert done.returncode == 1
+    assert 'no support for primary IP family \\"IPv6\\"' in done.stderr
+    assert "hansa" not in on.inside("nft", "list", "tables")

@@ -35,7 +35,8 @@ needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium here: apt-ge
 
 # Shows a page in a frame of some width, waits until its pictures are drawn, and writes down what it found. The page
 # cannot tell: it is served from the same place.
-LOOK = """<!doctype html><meta charset="utf-8"><title>look</title><iframe id=frame style="border:0;height:900px;width:WIDTHpx"></iframe>
+LOOK = """<!doctype html><meta charset="utf-8"><title>look</title>
+<iframe id=frame style="border:0;height:900px;width:WIDTHpx"></iframe>
 <script>
 const frame = document.getElementById("frame");
 function found() {

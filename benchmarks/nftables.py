@@ -33,6 +33,9 @@ SLICE_ENDPOINTS = 1_000
 PEER_ENDPOINTS = 100_000
 PEER_LIMIT_S = 240.0
 CHANGES = 300
+NEW_CHAINS = 9
+# What hansa asks an API server for at once.
+PAGE = 500
 PEER_CHANGES = 10
 BURST = 1_000
 
@@ -40,6 +43,16 @@ BURST = 1_000
 class Took(NamedTuple):
     wall: float
     cpu: float
+
+
+class Load(NamedTuple):
+    """while_arriving: into the store, views and rules, up to the last page. last_page: the same for that one, and the
+    message. to_kernel: the message. after_lists: both, from the moment the last page is there until the commit."""
+
+    while_arriving: Took
+    last_page: Took
+    to_kernel: Took
+    after_lists: Took
 
 
 def timed(action: Callable[[], Any]) -> tuple[Took, Any]:
@@ -96,12 +109,28 @@ class Node:
         self._open = lambda: open_dataplane(self.config)[0]
         self.plane = self._open()
 
-    def load(self) -> tuple[Took, Took]:
-        """The first message, and the first sync; what they hand out is not kept."""
-        built, message = timed(self.pipeline.take)
-        loaded, report = timed(lambda: self.plane.sync(message, now=0.0, audit=False))
-        assert report.ok, report
-        return built, loaded
+    def load(self, pages: list[list[Any]]) -> Load:
+        """The first lists, page by page as the engine takes them in, and the first sync; nothing of it is kept."""
+        from hansa.api.change import Synced
+        from hansa.api.objects import Kind
+        from hansa.engine import AHEAD
+
+        def arrive(page: list[Any]) -> None:
+            self.pipeline.apply(page)
+            while self.pipeline.prepare(AHEAD):
+                pass
+
+        *earlier, last = pages
+        while_arriving, _ = timed(lambda: [arrive(page) for page in earlier])
+
+        def finish() -> tuple[Took, Took]:
+            taken, message = timed(lambda: (arrive([*last, *map(Synced, Kind)]), self.pipeline.take())[1])
+            loaded, report = timed(lambda: self.plane.sync(message, now=0.0, audit=False))
+            assert report.ok, report
+            return taken, loaded
+
+        whole, (taken, loaded) = timed(finish)
+        return Load(while_arriving, taken, loaded, whole)
 
     def restart(self) -> None:
         self.plane.close()
@@ -125,20 +154,22 @@ class Node:
 
 def bench(report: Any, file: str, *, services: int, endpoints: int) -> None:
     """Everything about one size. report: as in run.py."""
-    from hansa.api.change import Synced
-    from hansa.api.objects import Kind
     from hansa.sources.manifests import differences, read_manifest
 
     node = Node()
     gc.disable()  # as the engine does until the first sync
     reading = read_manifest(Path(file).read_bytes(), name="cluster.json", config=node.config)
-    node.pipeline.apply([*differences({}, reading.objects), *(Synced(kind) for kind in Kind)])
+    changes = list(differences({}, reading.objects))
     del reading
-    built, loaded = node.load()
-    report.result("nftables: views and rules built, CPU", built.cpu, "s")
-    report.result("nftables: first load, rules to kernel, CPU", loaded.cpu, "s")
-    report.result("nftables: first load, rules to kernel", loaded.wall, "s")
-    report.result("nftables: first load, objects to kernel", built.wall + loaded.wall, "s")
+    load = node.load(pages_of(changes))
+    del changes
+    report.result("nftables: store, views and rules while lists arrive, CPU", load.while_arriving.cpu, "s")
+    report.result("nftables: first load, rules to kernel, CPU", load.to_kernel.cpu, "s")
+    report.result("nftables: first load, rules to kernel", load.to_kernel.wall, "s")
+    report.result("nftables: first load, last page of the lists to kernel, CPU", load.after_lists.cpu, "s")
+    report.result("nftables: first load, last page of the lists to kernel", load.after_lists.wall, "s")
+    total = sum(part.cpu for part in (load.while_arriving, load.after_lists))
+    report.result("nftables: first load, all objects to kernel, CPU", total, "s")
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -157,16 +188,26 @@ def bench(report: Any, file: str, *, services: int, endpoints: int) -> None:
     report.result("nftables: restart with nothing to do, rules to kernel", took.wall, "s")
     node.plane.close()
     if services * endpoints <= PEER_ENDPOINTS and endpoints <= SLICE_ENDPOINTS:
-        bench_peer(report, services, endpoints, loaded=loaded, change=change)
-    if os.environ.get("KUBE_PROXY"):
-        print("KUBE_PROXY is set, but measuring a real kube-proxy is not implemented yet", file=sys.stderr)
+        bench_peer(report, services, endpoints, loaded=load.to_kernel, change=change)
+
+
+def pages_of(changes: list[Any]) -> list[list[Any]]:
+    """As an API server lists them: this node first, as it is alone in its list, then page by page."""
+    from hansa.api.objects import Kind
+
+    by_kind = {kind: [one for one in changes if one.key.kind is kind] for kind in Kind}
+    pages = [by_kind[Kind.NODE]]
+    for kind in (Kind.SERVICE, Kind.ENDPOINT_SLICE):
+        found = by_kind[kind]
+        pages += [found[start : start + PAGE] for start in range(0, len(found), PAGE)]
+    return pages
 
 
 def bench_changes(report: Any, node: Node, *, services: int, endpoints: int) -> float:
     """One slice after another changes, JSON to kernel: an endpoint is replaced, or one goes or comes back."""
 
-    def one_by_one(name: str, items: Callable[[int], dict[str, Any]]) -> float:
-        took = [node.take([items(turn)]) for turn in range(CHANGES)]
+    def one_by_one(name: str, items: Callable[[int], dict[str, Any]], turns: int = CHANGES) -> float:
+        took = [node.take([items(turn)]) for turn in range(turns)]
         median = statistics.median(one.wall for one in took)
         report.result(f"nftables: {name}, p50", median, "s")
         report.result(f"nftables: {name}, p99", percentile((one.wall for one in took), 0.99), "s")
@@ -175,17 +216,20 @@ def bench_changes(report: Any, node: Node, *, services: int, endpoints: int) -> 
 
     def fewer(turn: int) -> dict[str, Any]:
         """The last endpoint of a service goes, and comes back with the next turn."""
-        number = turn // 2 % (services - 1)
+        number = NEW_CHAINS + turn // 2 % (services - NEW_CHAINS)
         item = slices(number, endpoints)[-1]
         if turn % 2 == 0:
             item["endpoints"].pop()
         return item
 
+    def fewest(turn: int) -> dict[str, Any]:
+        """Another service with a number of endpoints that none had before, so that a chain must be made."""
+        item = slices(turn % (services - 1), endpoints)[-1]
+        del item["endpoints"][-1 - turn :]
+        return item
+
     change = one_by_one("one endpoint replaced", lambda turn: slices(turn % services, endpoints, 1 + turn)[0])
-    one_by_one("one endpoint less or more, and no other service has as many", fewer)
-    last = slices(services - 1, endpoints)[-1]
-    last["endpoints"].pop()
-    node.take([last])
+    one_by_one("a number of endpoints that never was", fewest, min(NEW_CHAINS, endpoints - 1))
     one_by_one("one endpoint less or more", fewer)
     return change
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, PICKS, VERDICTS, Place, is_pick
+from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, PICKS, VERDICTS, Place, flavour_named, is_of_flavours
 from hansa.dataplanes.nftables.objects import Labelled, Ruleset, Target, pack_number
 from hansa.dataplanes.nftables.trace import trace, walk
 from hansa.net import Packet
@@ -39,5 +39,6 @@ def without_spares(ruleset: Ruleset) -> Ruleset:
             used |= {value.data for value in found if isinstance(value, Labelled)}
     picks = {key: value for key, value in ruleset.elements[PICKS].items() if key in used}
     kept = {value.chain for value in picks.values() if isinstance(value, Target)}
-    chains = {name: chain for name, chain in ruleset.chains.items() if name in kept or not is_pick(name)}
+    kept |= {flavour.stick for chain in kept if (flavour := flavour_named(chain)) is not None}
+    chains = {name: chain for name, chain in ruleset.chains.items() if name in kept or not is_of_flavours(name)}
     return Ruleset(ruleset.family, ruleset.sets, chains, ruleset.elements | {PICKS: picks})

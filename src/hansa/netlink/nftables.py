@@ -162,8 +162,8 @@ def lookup(name: str, source: int, *, to: int | None = None, negated: bool = Fal
     return Expression("lookup", found)
 
 
-def numgen(modulus: int, *, to: int) -> Expression:
-    return Expression("numgen", {1: _number(to), 2: _number(modulus), 3: _number(NUMGEN_RANDOM), 4: _number(0)})
+def numgen(modulus: int, *, offset: int, to: int) -> Expression:
+    return Expression("numgen", {1: _number(to), 2: _number(modulus), 3: _number(NUMGEN_RANDOM), 4: _number(offset)})
 
 
 def destination_nat(family: int, address: int, port: int) -> Expression:

@@ -16,7 +16,7 @@ from tests.host.linux.namespaces import LIMIT_S, Lab, Namespace, missing, namesp
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
 from hansa.dataplanes.nftables.apply import KernelRuleset, NftablesDataplane
-from hansa.dataplanes.nftables.frame import PICKS, is_pick
+from hansa.dataplanes.nftables.frame import PICKS, is_of_flavours
 from hansa.dataplanes.nftables.objects import Do, Target
 from hansa.dataplanes.nftables.render import render
 from hansa.net import IPFamily, Packet, Protocol, parse_address
@@ -97,7 +97,7 @@ def check(space: Namespace, host: KernelRuleset, rules: dict[FrontendKey, Rule])
             assert len(found.elements[name]) == len(elements), name
             found.elements[name] = elements
     for name in found.chains.keys() - wanted.chains.keys():
-        assert is_pick(name)
+        assert is_of_flavours(name)
         del found.chains[name]
         found.elements[PICKS] = {key: one for key, one in found.elements[PICKS].items() if one != Target(Do.GOTO, name)}
     step, changes = planning.compare(wanted, wire.judge(found, wanted))
@@ -376,3 +376,23 @@ def test_localhost_node_ports(lab: Lab) -> None:
         seen = lab.send(Packet(loopback, loopback, Protocol.TCP, 30080))
         assert (seen.what, seen.source) == ("forwarded", parse_address("192.0.2.1"))
         lab.close_connections()
+
+
+@pytest.mark.parametrize("affinity_timeout_s", [None, 60])
+@pytest.mark.parametrize("source", [Client.P, Client.N, Client.X])
+def test_no_packet_leaves_with_a_number_of_ours(
+    lab: Lab, dataplane: NftablesDataplane, source: object, affinity_timeout_s: int | None
+) -> None:
+    """The priority carries numbers from rule to rule; queues behind the node must not see them."""
+    lab.node.nft(
+        "-f",
+        "-",
+        stdin="table inet watch {\nchain last {\ntype filter hook postrouting priority 500;\n"
+        "ct status dnat counter comment ours\n"
+        "ct status dnat meta priority & ffff:0 != none counter comment leaks\n}\n}\n",
+    )
+    put(dataplane, forward_rule(tcp(), L1, R1, affinity_timeout_s=affinity_timeout_s))
+    assert lab.send(Packet(source, CLUSTER_IP, Protocol.TCP, 80)).what == "forwarded"  # type: ignore[arg-type]
+    listed = lab.node.nft("list", "table", "inet", "watch")
+    assert re.search(r'counter packets [1-9]\d* bytes \d+ comment "ours"', listed)
+    assert re.search(r'counter packets 0 bytes 0 comment "leaks"', listed)

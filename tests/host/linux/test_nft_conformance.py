@@ -16,6 +16,7 @@ from hansa.dataplanes.nftables.apply import KernelRuleset, RulesetHost
 from hansa.dataplanes.nftables.frame import PICKS, REFUSE_NUMBER
 from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.dataplanes.nftables.objects import (
+    FIRST_DRAWN,
     ChainRule,
     Dispatch,
     Do,
@@ -189,7 +190,7 @@ def test_ranges_may_not_overlap(host: RulesetHost) -> None:
 def test_an_element_may_be_exchanged_in_one_transaction(host: RulesetHost) -> None:
     table = table_of("t125")
     host.commit(planning.creation(table))
-    key = FRONTEND + pack_number(0)
+    key = FRONTEND + pack_number(FIRST_DRAWN)
     other = parse_address("10.1.9.9").packed + pack_port(99)
     commit(host, DeleteElements("slots", {key: b""}), AddElements("slots", {key: other}))
     found = host.read(V4)

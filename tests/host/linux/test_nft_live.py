@@ -170,8 +170,8 @@ def test_a_table_that_does_something_else_is_found_out(on: Node) -> None:
     element = "{ 10.96.0.20 . tcp . 80"
     on.lab.node.nft("delete", "element", "ip", "hansa", "services", element + " }")
     on.lab.node.nft("add", "element", "ip", "hansa", "services", element + " : 1e:2 }")  # pick-masquerade-2
-    on.lab.node.nft("add", "element", "ip", "hansa", "slots", "{ 10.96.0.20 . tcp . 80 . 0 : 10.1.1.11 . 8080 }")
-    on.lab.node.nft("add", "element", "ip", "hansa", "slots", "{ 10.96.0.20 . tcp . 80 . 1 : 10.1.1.11 . 8080 }")
+    on.lab.node.nft("add", "element", "ip", "hansa", "slots", "{ 10.96.0.20 . tcp . 80 . 1:1 : 10.1.1.11 . 8080 }")
+    on.lab.node.nft("add", "element", "ip", "hansa", "slots", "{ 10.96.0.20 . tcp . 80 . 1:2 : 10.1.1.11 . 8080 }")
     found, seen = on.seen("10.1.1.5 -> svc/d/idle")
     with closing(NftablesDataplane(on.lab.node.call(KernelRuleset))) as plane:
         assert on.lab.node.call(lambda: plane.sync(on.message, now=0.0, audit=False)).results

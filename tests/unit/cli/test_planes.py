@@ -116,7 +116,7 @@ def test_objects_as_data(
     sets = {one["name"]: one for one in tables[0]["sets"]}
     assert {"key": "10.96.0.20 . tcp . 80", "data": "1:2", "for": "d/idle:http"} in sets["services"]["elements"]
     assert {"key": "1:2", "verdict": "goto refuse"} in sets["picks"]["elements"]
-    assert {"key": "10.96.0.10 . tcp . 80 . 0", "data": "10.1.1.11 . 8080"} in sets["slots"]["elements"]
+    assert {"key": "10.96.0.10 . tcp . 80 . 1:1", "data": "10.1.1.11 . 8080"} in sets["slots"]["elements"]
     assert {"key": "10.1.1.11 . 10.1.1.11"} in sets["hairpins"]["elements"]
     assert sets["affinity"]["elements"] is None  # packets write it
     chains = {one["name"]: one for one in tables[0]["chains"]}

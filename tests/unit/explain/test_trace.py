@@ -121,8 +121,9 @@ def test_the_way_is_told_with_its_elements() -> None:
         '    services: 10.96.0.10 . tcp . 80 comment "d/web:http" : 1a:2',
         f"    picks: 1a:2 : goto {pick}",
         f"  {pick}: ip saddr != 10.1.0.0/16 meta mark set meta mark | 0x00004000",
-        f"  {pick}: dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @slots",
-        "    slots: 10.96.0.10 . tcp . 80 . 0 : 10.1.1.11 . 8080",
+        f"  {pick}: meta priority set numgen random mod 2 offset 65537 goto to-slots",
+        "  to-slots: dnat ip to ip daddr . meta l4proto . th dport . meta priority map @slots",
+        "    slots: 10.96.0.10 . tcp . 80 . 1:1 : 10.1.1.11 . 8080",
         "  postrouting: meta mark & 0x00004000 == 0x00004000 "
         "meta mark set meta mark & 0xffffbfff masquerade fully-random",
         "  so this one goes to 10.1.1.11:8080; source becomes the node's",

@@ -10,7 +10,7 @@ from tests.nft_comparing import check_packet, without_spares
 
 from hansa.dataplanes.nftables.apply import NftablesDataplane
 from hansa.dataplanes.nftables.memory import MemoryRuleset
-from hansa.dataplanes.nftables.objects import pack_number
+from hansa.dataplanes.nftables.objects import FIRST_DRAWN, pack_number
 from hansa.dataplanes.nftables.render import render
 from hansa.dataplanes.nftables.trace import walk
 from hansa.net import IPFamily, Packet, Protocol, address_port, family_of, parse_address
@@ -142,7 +142,7 @@ def test_a_client_meets_every_endpoint_alike() -> None:
     cluster_ip = parse_address("10.96.0.10").packed
     mine = {key: value for key, value in slots.items() if key.startswith(cluster_ip)}
     assert len(mine) == len(set(mine.values())) == 3
-    assert {key[-4:] for key in mine} == {pack_number(number) for number in range(3)}
+    assert {key[-4:] for key in mine} == {pack_number(FIRST_DRAWN + number) for number in range(3)}
 
 
 def node_steps(name: str) -> tuple[Step, ...]:

@@ -20,7 +20,7 @@ from hansa.dataplanes.nftables.frame import MAX_COUNT, NOBODY, SETS, Place, flav
 from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids, Ways
 from hansa.dataplanes.nftables.objects import Chain, Do, Ruleset, Target
-from hansa.dataplanes.nftables.plan import AddElements, DeleteTable, Refused, Transaction
+from hansa.dataplanes.nftables.plan import STAGE_ELEMENTS, AddElements, DeleteTable, Refused, Transaction
 from hansa.dataplanes.nftables.render import MAX_SPARE_CHAINS, render
 from hansa.net import IPFamily, Packet, Protocol, parse_address
 from hansa.pipeline import Pipeline
@@ -339,8 +339,8 @@ def test_the_shape_does_not_grow_with_the_number_of_services(count: int) -> None
         for number in range(count)
     ]
     table, _ = render(rules, surroundings(), IPFamily.IPV4)
-    assert len(table.chains) == 7
-    assert sum(len(chain.rules) for chain in table.chains.values()) == 16
+    assert len(table.chains) == 11
+    assert sum(len(chain.rules) for chain in table.chains.values()) == 23
     assert table.sets == SETS
     assert len(table.elements["slots"]) == 2 * count
 
@@ -543,3 +543,43 @@ def test_more_endpoints_than_a_number_holds_are_told() -> None:
     assert [one.feature for one in shortfalls] == ["endpoints"]
     assert len(table.elements["slots"]) == MAX_COUNT
     assert f"pick-{MAX_COUNT}" in table.chains
+
+
+# -- a large table comes in stages -----------------------------------------------------------------------------------
+
+
+def many_rules(count: int) -> list[Rule]:
+    """So many ClusterIPs with one endpoint each."""
+    one = with_endpoints(1)
+    return [
+        replace(
+            one,
+            key=one.key._replace(address=ip_address(0x0A600000 + number)),
+            owner=one.owner._replace(service=f"s{number}"),
+        )
+        for number in range(count)
+    ]
+
+
+def test_a_large_table_is_filled_before_it_hangs_in_the_way() -> None:
+    on = Watched()
+    rules = many_rules(STAGE_ELEMENTS // 2)
+    sent = on.put(*rules, complete=True)
+    assert len(on.sent) > 3
+    assert max(step.element_count for step in on.sent) <= STAGE_ELEMENTS
+    before_last = [type(one).__name__ for step in on.sent[:-1] for one in step.operations]
+    assert set(before_last) == {"CreateTable", "CreateSet", "AddElements"}
+    assert sent[-1] == "AddElements picks"
+    same(on.host.tables[IPFamily.IPV4], render(rules, surroundings(), IPFamily.IPV4)[0])
+    assert on.put(*rules, complete=True) == ()
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_a_table_that_was_left_half_filled_is_made_anew(failing: int) -> None:
+    on = Watched()
+    rules = many_rules(STAGE_ELEMENTS // 2)
+    on.host.refuse = {failing}
+    message = RuleChanges({rule.key: rule for rule in rules}, surroundings(), complete=True)
+    assert not on.plane.sync(message, now=0, audit=False).ok
+    assert on.plane.sync(RuleChanges({}, surroundings()), now=5, audit=False).ok
+    same(on.host.tables[IPFamily.IPV4], render(rules, surroundings(), IPFamily.IPV4)[0])

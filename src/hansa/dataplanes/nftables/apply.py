@@ -382,7 +382,8 @@ class NftablesDataplane:
             self._forbid_localhost(work)
         if step:
             try:
-                self._commit(step, work)
+                for part in planning.stages(ruleset) if read is None else (step,):
+                    self._commit(part, work)
             except Refused as error:
                 work.results += [Result(change, Outcome.FAILED, str(error)) for change in changes]
                 raise

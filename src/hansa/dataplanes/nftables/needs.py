@@ -20,13 +20,13 @@ from hansa.dataplanes.nftables import wire
 from hansa.dataplanes.nftables.frame import PRIORITY_DESTINATION_NAT, PRIORITY_RAW, PRIORITY_SOURCE_NAT
 from hansa.dataplanes.nftables.objects import (
     ChainRule,
+    Draw,
     Hook,
     InSet,
     LookUpPriority,
     Masquerade,
     OwnAddress,
     Part,
-    Random,
     Refuse,
     Remember,
     Selector,
@@ -97,8 +97,8 @@ class Probe(NamedTuple):
 _KEY = (Selector.DESTINATION, Selector.PROTOCOL, Selector.PORT)
 _PARTS = (Part.ADDRESS, Part.PROTOCOL, Part.PORT)
 _PROBED_SETS = (
-    (MAPS, SetSpec("slots", (*_PARTS, Part.INDEX), data=(Part.ADDRESS, Part.PORT))),
-    (MAPS, SetSpec("picks", (*_PARTS, Part.INDEX), data=(Part.CLASS,))),
+    (MAPS, SetSpec("slots", (*_PARTS, Part.CLASS), data=(Part.ADDRESS, Part.PORT))),
+    (MAPS, SetSpec("picks", (*_PARTS, Part.CLASS), data=(Part.CLASS,))),
     (RANGES, SetSpec("permitted", (*_PARTS, Part.ADDRESS), interval=True)),
     (VERDICTS, SetSpec("services", _PARTS, data=())),
     (MEMORY, SetSpec("affinity", (Part.CLASS, Part.ADDRESS), data=(Part.CLASS,), size=1024)),
@@ -128,15 +128,15 @@ def probe_messages(family: IPFamily, extra: Iterable[Probe] = ()) -> Iterator[Pr
         (MARKS, FILTER_CHAINS, "first", SetMark(1)),
         (REJECT, FILTER_CHAINS, "first", Refuse()),
         (RANGES, RANGES, "first", InSet((*_KEY, Selector.SOURCE), "permitted")),
-        (NUMGEN, MAPS, "in", LookUpPriority((*_KEY, Random(2)), "picks")),
+        (NUMGEN, NAT_CHAINS, "in", Draw(2)),
+        (MAPS, MAPS, "in", LookUpPriority((*_KEY, Selector.PRIORITY), "picks")),
         (MEMORY, MEMORY, "in", Remember(memory, "affinity", 10)),
-        (DNAT, MAPS, "in", Translate((*_KEY, Random(2)), "slots")),
+        (DNAT, MAPS, "in", Translate((*_KEY, Selector.PRIORITY), "slots")),
         (MASQUERADE, NAT_CHAINS, "out", Masquerade()),
     )
     chains = {"first": FILTER_CHAINS, "in": NAT_CHAINS, "out": NAT_CHAINS}
     for feature, needed, chain, statement in rules:
-        # Balancing needs random numbers too; their own rule comes first and says so.
-        needs = (table, chains[chain], needed) if feature is not DNAT else (table, NAT_CHAINS, needed, NUMGEN)
+        needs = (table, chains[chain], needed)
         payload = nf.rule(number, PROBE_TABLE, chain, wire.compile_rule(ChainRule((statement,)), family), "")
         yield Probe(feature, needs, nf.NEW_RULE, NLM_F_CREATE, payload)
     yield from extra

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Set
 
 from hansa.dataplanes.nftables.frame import FIRST_STICKY_WAY, Flavour
+from hansa.dataplanes.nftables.objects import FIRST_DRAWN
 from hansa.services.model import Endpoint, ServicePortName
 
 # Class ids are `port:endpoint`, 16 bits each, and 0 means none.
@@ -27,7 +28,8 @@ class Ids:
 
     def __init__(self) -> None:
         self._ports: dict[ServicePortName, int] = {}
-        self._taken: set[int] = set()
+        # The major number of what is drawn: a packet that meets a change half-way may have it in place of a port's.
+        self._taken: set[int] = {FIRST_DRAWN >> 16}
         self._endpoints: dict[ServicePortName, _Numbers] = {}
 
     def of(self, owner: ServicePortName, endpoints: Iterable[Endpoint]) -> list[int] | None:

@@ -30,7 +30,6 @@ class Part(enum.Enum):
     ADDRESS = "address"
     PROTOCOL = "inet_proto"
     PORT = "inet_service"
-    INDEX = "integer"
     CLASS = "classid"
 
     def width_bytes(self, family: IPFamily) -> int:
@@ -115,14 +114,7 @@ class Selector(enum.Enum):
     PRIORITY_MAJOR = "meta priority & ffff:0"
 
 
-@dataclass(frozen=True, slots=True)
-class Random:
-    """A number from 0 to modulus - 1, each as likely as the others."""
-
-    modulus: int
-
-
-Key = tuple[Selector | Random, ...]
+Key = tuple[Selector, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +167,17 @@ class SetMark:
 @dataclass(frozen=True, slots=True)
 class ClearMark:
     bit: int
+
+
+# Numbers drawn are classes with a major number, so that `PriorityIsClass` tells them from a priority of somebody else.
+FIRST_DRAWN = 1 << 16 | 1
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The packet's priority becomes one of `count` numbers from FIRST_DRAWN on, each as likely as the others."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,7 @@ Statement = (
     | Marked
     | SetMark
     | ClearMark
+    | Draw
     | LookUpPriority
     | Translated
     | PriorityIsClass
@@ -329,7 +333,7 @@ def pack_protocol(protocol: Protocol) -> bytes:
 
 
 def pack_number(number: int) -> bytes:
-    """An index or a class id, in host order."""
+    """A class id, in host order."""
     return number.to_bytes(4, sys.byteorder)
 
 
@@ -356,8 +360,7 @@ def nft_family(family: IPFamily) -> str:
 def write(ruleset: Ruleset) -> str:
     """The table in nft's own words, as `nft -f` reads it; sorted, so that equal rulesets give equal text.
 
-    It begins by removing the table, in the same transaction: nft 1.0.6 takes `th dport` in a map's data for a
-    contradiction ("conflicting protocols") when the map is declared a second time.
+    It begins by removing the table, in the same transaction, so that it replaces what is there.
     """
     family = ruleset.family
     name = f"{nft_family(family)} {TABLE}"
@@ -389,9 +392,6 @@ def _write_set(spec: SetSpec, elements: Elements, family: IPFamily) -> list[str]
 
 
 def _write_type(spec: SetSpec, family: IPFamily) -> str:
-    if Part.INDEX in spec.key:
-        words = " . ".join(_typeof(part, family) for part in spec.key)
-        return f"typeof {words} : " + " . ".join(_typeof(part, family) for part in spec.data or ())
     words = " . ".join(_type(part, family) for part in spec.key)
     match spec.data:
         case None:
@@ -406,20 +406,6 @@ def _type(part: Part, family: IPFamily) -> str:
     if part is Part.ADDRESS:
         return "ipv4_addr" if family is IPFamily.IPV4 else "ipv6_addr"
     return str(part.value)
-
-
-def _typeof(part: Part, family: IPFamily) -> str:
-    match part:
-        case Part.ADDRESS:
-            return f"{nft_family(family)} daddr"
-        case Part.PROTOCOL:
-            return "meta l4proto"
-        case Part.PORT:
-            return "th dport"
-        case Part.INDEX:
-            return "numgen random mod 2"  # nft wants some modulus to name the type; the rules carry the real ones
-        case Part.CLASS:
-            return "meta priority"
 
 
 def write_element(spec: SetSpec, key: bytes, value: Value, family: IPFamily) -> str:
@@ -465,8 +451,6 @@ def write_part(part: Part, data: bytes) -> str:
             return _PROTOCOL_NAMES.get(data[0], str(data[0]))
         case Part.PORT:
             return str(int.from_bytes(data[:2], "big"))
-        case Part.INDEX:
-            return str(unpack_number(data))
         case Part.CLASS:
             number = unpack_number(data)
             return f"{number >> 16:x}:{number & 0xFFFF:x}"
@@ -507,6 +491,8 @@ def write_statement(statement: Statement, family: IPFamily) -> str:
             return f"meta mark set meta mark | 0x{bit:08x}"
         case ClearMark(bit):
             return f"meta mark set meta mark & 0x{bit ^ 0xFFFFFFFF:08x}"
+        case Draw(count):
+            return f"meta priority set numgen random mod {count} offset {FIRST_DRAWN}"
         case LookUpPriority(key, name):
             return f"meta priority set {_write_selectors(key, ip)} map @{name}"
         case Translated():
@@ -536,10 +522,8 @@ def _write_selectors(key: Key, ip: str) -> str:
     return " . ".join(_write_selector(one, ip) for one in key)
 
 
-def _write_selector(selector: Selector | Random, ip: str) -> str:
+def _write_selector(selector: Selector, ip: str) -> str:
     match selector:
-        case Random(modulus):
-            return f"numgen random mod {modulus}"
         case Selector.SOURCE | Selector.DESTINATION:
             return f"{ip} {selector.value}"
         case _:

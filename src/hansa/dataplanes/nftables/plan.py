@@ -6,10 +6,12 @@ applies a transaction whole or not at all, and packets see either the old table 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hansa.dataplanes.base import Change, Verb
+from hansa.dataplanes.nftables.frame import is_of_flavours
 from hansa.dataplanes.nftables.objects import (
     TABLE,
     Base,
@@ -24,6 +26,10 @@ from hansa.dataplanes.nftables.objects import (
 from hansa.dataplanes.nftables.render import Delta
 from hansa.errors import DataplaneError
 from hansa.net import IPFamily
+
+# The kernel makes its hash tables larger in the background, on the processor that fills them: 100,000 elements in one
+# transaction take it 0.14 to 0.9 s, in ten of them 0.06 s (Linux 6.18).
+STAGE_ELEMENTS = 10_000
 
 
 class Refused(DataplaneError):
@@ -139,6 +145,36 @@ def creation(desired: Ruleset) -> Transaction:
     return Transaction(desired.family, tuple(_create(desired)))
 
 
+def stages(desired: Ruleset) -> Iterator[Transaction]:
+    """As `creation`, in several transactions where it is large: no packet sees the table before its chains, the last.
+
+    What is there if one of them is refused has no chains, and is replaced as a whole at the next attempt.
+    """
+    family = desired.family
+    if sum(map(len, desired.elements.values())) <= STAGE_ELEMENTS:
+        yield creation(desired)
+        return
+    yield Transaction(family, (CreateTable(), *(CreateSet(spec) for spec in desired.sets)))
+    last: dict[str, Elements] = {}
+    for spec in desired.sets:
+        elements = desired.elements.get(spec.name)
+        if not elements:
+            continue
+        if spec.verdicts:
+            last[spec.name] = elements
+            continue
+        items = iter(elements.items())
+        while portion := dict(itertools.islice(items, STAGE_ELEMENTS)):
+            yield Transaction(family, (AddElements(spec.name, portion),))
+    yield Transaction(
+        family,
+        (
+            *_put({chain.name: chain for chain in ordered_chains(desired.chains.values())}, frozenset()),
+            *(AddElements(name, elements) for name, elements in last.items()),
+        ),
+    )
+
+
 def rebuild(desired: Ruleset) -> Transaction:
     """The whole table in place of one that is beyond mending; at no moment there is none."""
     return Transaction(desired.family, (DeleteTable(), *_create(desired)))
@@ -218,7 +254,7 @@ def _beyond_mending(desired: Ruleset, observed: Observed) -> str:
         if not found.base_as_desired:
             return f"chain {name} hung elsewhere"
     for name, chain in sorted(desired.chains.items()):
-        if chain.base is None and name not in observed.chains and not name.startswith("pick-"):
+        if chain.base is None and name not in observed.chains and not is_of_flavours(name):
             return f"chain {name} was missing"
     return ""
 

@@ -28,16 +28,17 @@ from hansa.dataplanes.nftables.frame import (
     Flavour,
     Place,
     base_chains,
+    flavour_chains,
     flavour_named,
     flavour_of,
-    is_pick,
+    is_of_flavours,
     of_family,
-    pick_chain,
     pod_tests,
     slots,
 )
 from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids, Ways
 from hansa.dataplanes.nftables.objects import (
+    FIRST_DRAWN,
     MAX_COMMENT_BYTES,
     Chain,
     Do,
@@ -73,7 +74,7 @@ class Rendered:
 
 @lru_cache(maxsize=1024)
 def _indices(count: int) -> tuple[bytes, ...]:
-    return tuple(pack_number(number) for number in range(count))
+    return tuple(pack_number(FIRST_DRAWN + number) for number in range(count))
 
 
 _VERDICTS: Elements = {pack_number(number): target for number, target in VERDICTS.items()}
@@ -323,7 +324,7 @@ class Desired:
         self._chains = base_chains(surroundings, self.family)
         picks = dict(_VERDICTS)
         for flavour in self._flavours.values():
-            self._chains[flavour.chain] = pick_chain(flavour, surroundings, self.family)
+            self._chains |= self._chains_of(flavour, surroundings)
             picks[self._pick_key(flavour)] = Target(Do.GOTO, flavour.chain)
         self._addresses = self._node_port_addresses(surroundings)
         self._shared = {name: Counter(keys) for name, keys in found.shared.items()}
@@ -444,19 +445,25 @@ class Desired:
             self._release_ways()
         if before != after:
             anew = base_chains(after, self.family)
-            anew |= {name: pick_chain(one, after, self.family) for name, one in self._flavours.items()}
+            for flavour in self._flavours.values():
+                anew |= self._chains_of(flavour, after)
         else:
             fresh = self._flavours.keys() - self._chains.keys()
             if not fresh and not delta.gone:
                 return
-            anew = {name: chain for name, chain in self._chains.items() if name in self._flavours or not is_pick(name)}
-            anew |= {name: pick_chain(self._flavours[name], after, self.family) for name in fresh}
+            wanted = self._flavours.keys() | {flavour.stick for flavour in self._flavours.values()}
+            anew = {name: chain for name, chain in self._chains.items() if name in wanted or not is_of_flavours(name)}
+            for name in fresh:
+                anew |= self._chains_of(self._flavours[name], after)
         delta.put = {name: chain for name, chain in anew.items() if self._chains.get(name) != chain}
         delta.gone = [name for name in self._chains if name not in anew]
         for name in delta.put:
             if (flavour := self._flavours.get(name)) is not None and name not in self._chains:
                 delta.added.setdefault(PICKS, {})[self._pick_key(flavour)] = Target(Do.GOTO, name)
         self._chains = anew
+
+    def _chains_of(self, flavour: Flavour, surroundings: Surroundings) -> dict[str, Chain]:
+        return {chain.name: chain for chain in flavour_chains(flavour, surroundings, self.family)}
 
     def _drop_spare(self, name: str, delta: Delta) -> None:
         flavour = self._flavours.pop(name)

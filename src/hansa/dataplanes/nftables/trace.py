@@ -15,11 +15,13 @@ from typing import NamedTuple, assert_never
 
 from hansa.dataplanes.nftables.frame import GUARD, MASQUERADE_BIT, SHORT_CIRCUIT
 from hansa.dataplanes.nftables.objects import (
+    FIRST_DRAWN,
     Chain,
     ClearMark,
     ClearPriority,
     Dispatch,
     Do,
+    Draw,
     Forget,
     FromInterface,
     Go,
@@ -33,7 +35,6 @@ from hansa.dataplanes.nftables.objects import (
     Masquerade,
     OwnAddress,
     PriorityIsClass,
-    Random,
     Refuse,
     Remember,
     Ruleset,
@@ -313,6 +314,8 @@ class _Passage:
                 self._mark &= ~bit
             case ClearPriority():
                 self._priority = 0
+            case Draw(count):
+                self._priority = FIRST_DRAWN + self._choose(count)
             case LookUpPriority(key, name):
                 found = self._look_up(name, self._key(key))
                 if found is None or isinstance(found, Target):
@@ -354,10 +357,8 @@ class _Passage:
     def _key(self, key: Key) -> bytes:
         return b"".join(self._part(selector) for selector in key)
 
-    def _part(self, selector: Selector | Random) -> bytes:
+    def _part(self, selector: Selector) -> bytes:
         match selector:
-            case Random(modulus):
-                return pack_number(self._choose(modulus))
             case Selector.SOURCE | Selector.DESTINATION:
                 return self._address(selector).packed
             case Selector.PROTOCOL:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import assert_never
 
 from hansa.dataplanes.nftables.objects import (
+    FIRST_DRAWN,
     TABLE,
     Base,
     Chain,
@@ -19,6 +20,7 @@ from hansa.dataplanes.nftables.objects import (
     ClearPriority,
     Dispatch,
     Do,
+    Draw,
     Elements,
     Forget,
     FromInterface,
@@ -33,7 +35,6 @@ from hansa.dataplanes.nftables.objects import (
     OwnAddress,
     Part,
     PriorityIsClass,
-    Random,
     Refuse,
     Remember,
     Ruleset,
@@ -118,6 +119,8 @@ def compile_statement(statement: Statement, family: IPFamily) -> list[nf.Express
             return _change_mark(bit ^ 0xFFFFFFFF, bit)
         case ClearMark(bit):
             return _change_mark(bit ^ 0xFFFFFFFF, 0)
+        case Draw(count):
+            return [nf.numgen(count, offset=FIRST_DRAWN, to=first), nf.set_meta(nf.META_PRIORITY, source=first)]
         case LookUpPriority(key, name):
             return [
                 *_load_key(key, family),
@@ -197,7 +200,7 @@ def _address_offset(selector: Selector, family: IPFamily) -> int:
     return source if selector is Selector.SOURCE else destination
 
 
-def _width(selector: Selector | Random, family: IPFamily) -> int:
+def _width(selector: Selector, family: IPFamily) -> int:
     """How many 32-bit words it takes."""
     wide = selector in (Selector.SOURCE, Selector.DESTINATION) and family is IPFamily.IPV6
     return 4 if wide else 1
@@ -214,10 +217,8 @@ def _load_key(key: Key, family: IPFamily) -> Iterator[nf.Expression]:
         word += _width(selector, family)
 
 
-def _load(selector: Selector | Random, to: int, family: IPFamily) -> list[nf.Expression]:
+def _load(selector: Selector, to: int, family: IPFamily) -> list[nf.Expression]:
     match selector:
-        case Random(modulus):
-            return [nf.numgen(modulus, to=to)]
         case Selector.SOURCE | Selector.DESTINATION:
             size = 4 if family is IPFamily.IPV4 else 16
             return [nf.payload(nf.BASE_NETWORK, _address_offset(selector, family), size, to=to)]
@@ -236,7 +237,7 @@ def _load(selector: Selector | Random, to: int, family: IPFamily) -> list[nf.Exp
 # -- sets ------------------------------------------------------------------------------------------------------------
 
 # nft's numbers for its types; a concatenation is a chain of them, six bits each.
-_TYPE_NUMBERS = {Part.PROTOCOL: 12, Part.PORT: 13, Part.CLASS: 23, Part.INDEX: 4}
+_TYPE_NUMBERS = {Part.PROTOCOL: 12, Part.PORT: 13, Part.CLASS: 23}
 _USER_KEY_BYTEORDER, _USER_DATA_BYTEORDER, _USER_KEY_TYPEOF, _USER_DATA_TYPEOF, _USER_DATA_INTERVAL = 0, 1, 3, 4, 6
 _EXPRESSION_CONCATENATION = 13
 
@@ -257,7 +258,7 @@ def set_shape(spec: SetSpec, family: IPFamily) -> nf.SetShape:
         data_bytes=spec.data_bytes(family),
         size=spec.size or 0,
         field_bytes=fields,
-        user_data=_user_data(spec, family),
+        user_data=_user_data(spec),
     )
 
 
@@ -283,50 +284,21 @@ def _byteorder(parts: tuple[Part, ...]) -> int:
     """nft knows the order of single values only."""
     if len(parts) != 1:
         return 0
-    return nf.BYTEORDER_HOST if parts[0] in (Part.CLASS, Part.INDEX) else nf.BYTEORDER_NETWORK
+    return nf.BYTEORDER_HOST if parts[0] is Part.CLASS else nf.BYTEORDER_NETWORK
 
 
-def _user_data(spec: SetSpec, family: IPFamily) -> bytes:
+def _user_data(spec: SetSpec) -> bytes:
     found = nf.native_note(_USER_KEY_BYTEORDER, _byteorder(spec.key))
     if spec.data is not None:
         found += nf.native_note(_USER_DATA_BYTEORDER, _byteorder(spec.data))
     empty = nf.native_note(0, _EXPRESSION_CONCATENATION) + nf.note(1, b"")
-    if Part.INDEX in spec.key:
-        found += _typeof(_USER_KEY_TYPEOF, spec.key, family) + _typeof(_USER_DATA_TYPEOF, spec.data or (), family)
-    elif len(spec.key) > 1:
+    if len(spec.key) > 1:
         found += nf.note(_USER_KEY_TYPEOF, empty)
         if len(spec.data or ()) > 1:
             found += nf.note(_USER_DATA_TYPEOF, empty)
     if spec.data is not None:
         found += nf.native_note(_USER_DATA_INTERVAL, 0)
     return found
-
-
-def _typeof(kind: int, parts: tuple[Part, ...], family: IPFamily) -> bytes:
-    """nft's description of the expressions that a key is made of."""
-    described = [_typeof_part(part, family) for part in parts]
-    if len(described) == 1:
-        return nf.note(kind, described[0])
-    inner = b"".join(nf.note(number, one) for number, one in enumerate(described))
-    return nf.note(kind, nf.native_note(0, _EXPRESSION_CONCATENATION) + nf.note(1, inner))
-
-
-def _typeof_part(part: Part, family: IPFamily) -> bytes:
-    expression_payload, expression_meta, expression_numgen = 7, 9, 23
-    match part:
-        case Part.ADDRESS:
-            header, field = (12, 12) if family is IPFamily.IPV4 else (13, 9)
-            number, details = expression_payload, nf.native_note(0, header) + nf.native_note(1, field)
-        case Part.PORT:
-            number, details = expression_payload, nf.native_note(0, 11) + nf.native_note(1, 2)
-        case Part.PROTOCOL:
-            number, details = expression_meta, nf.native_note(0, nf.META_L4PROTO)
-        case Part.CLASS:
-            number, details = expression_meta, nf.native_note(0, nf.META_PRIORITY)
-        case Part.INDEX:
-            number = expression_numgen
-            details = nf.native_note(0, nf.NUMGEN_RANDOM) + nf.native_note(1, 2) + nf.native_note(2, 0)
-    return nf.native_note(0, number) + nf.note(1, details)
 
 
 # -- elements --------------------------------------------------------------------------------------------------------

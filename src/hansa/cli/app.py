@@ -375,6 +375,71 @@ def trace(
 
 
 @app.command()
+def why(
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[LAB] QUESTION",
+            help="endpoint ADDRESS [for svc/NAMESPACE/NAME], frontend ADDRESS:PORT/tcp, frontend node:PORT/tcp, "
+            "frontend svc/NAMESPACE/NAME, or loadbalancer ID.",
+        ),
+    ],
+    *,
+    source: Annotated[
+        str, typer.Option("--source", help="Without a lab: `kubernetes`, or a manifest file or folder, or -.")
+    ] = "",
+    node_name: NodeName = "",
+    dataplane: DataplaneName = "",
+    hns: PlanHns = "",
+    network: Network = "overlay",
+    build: DumpBuild = "",
+    config: ConfigFile = None,
+    settings: Set = None,
+    kubeconfig: Kubeconfig = "",
+    master: Master = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    fault: lab.Faults = None,
+) -> None:
+    """Give the reasons for an endpoint, a frontend or a load balancer, stage by stage: who has decided what, and why.
+
+    Nothing is decided again: services, rules, render and plan have given the reasons. With --hns, or on Windows, HNS is
+    asked what it holds; nothing is written. A LAB (see `hansa lab run`) answers for each of its nodes.
+    """
+    from hansa.cli import why as asking
+
+    if len(words) == 2:
+        asking.print_answers(asking.ask_lab(Path(words[0]), words[1], node_name, fault), output)
+        return
+    if len(words) != 1 or not source:
+        raise ConfigError(
+            Fault("why", "needs a lab and a question, or a question and --source", "see `hansa why --help`")
+        )
+    from hansa.explain.why import Case, read_question
+    from hansa.explain.why import why as answer
+    from hansa.lab.cni import add_local_pods
+
+    question = read_question(words[0])
+    chosen = planes.choose(dataplane, hns)
+    read = options.read_settings(config, settings or [], node_name)
+    found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+    known = options.nodes(found.changes)
+    options.check_node_name(read.config, known)
+    windows = planes.WindowsOptions(hns, network, build)
+    plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
+    if plane.host is not None and plane.host.emulator is not None and hns == "emulator":
+        add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
+    pipeline, message = _pipeline(found, plane.config, plane.addresses)
+    if plane.host is None:
+        case = Case(pipeline, message, shortfalls=plane.render(message).shortfalls)
+    else:  # a fresh dataplane has nothing to wait for, so any time is as good
+        situation = options.windows_dataplane(plane.host, plane.config).survey(message, now=0.0)
+        case = Case(pipeline, message, situation, situation.wanted.shortfalls)
+    asking.print_answers({plane.config.node_name: answer(case, question)}, output)
+    _complain(found)
+
+
+@app.command()
 def doctor(
     context: typer.Context,
     *,

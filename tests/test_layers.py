@@ -38,6 +38,7 @@ EDGES = frozenset(
         "brain.server",
         "cli.app",
         "cli.brain",
+        "cli.outside",
         "cli.state",
         "cli.doctor",
         "cli.file_watch",
@@ -46,6 +47,7 @@ EDGES = frozenset(
         "cli.options",
         "cli.planes",
         "cli.proxy",
+        "cli.windows_service",
         "engine",
         "event_sender",
         "health",
@@ -60,9 +62,11 @@ EDGES = frozenset(
         "sources.host",
         "sources.node_gate",
         "sources.kubernetes.client",
+        "dataplanes.exec.apply",
         "dataplanes.nftables.apply",
         "dataplanes.nftables.host",
         "dataplanes.nftables.live",
+        "dataplanes.userspace.relay",
         "dataplanes.windows.apply",
         "dataplanes.windows.journal",
         "hns.native",
@@ -70,6 +74,7 @@ EDGES = frozenset(
         "hns.remote",
         "hns.emulator.server",
         "netlink.socket",
+        "testing.dataplanes",
     }
 )
 

@@ -60,7 +60,9 @@ NodeName = Annotated[str, typer.Option(help="This node's name; default: the host
 DataplaneName = Annotated[
     str,
     typer.Option(
-        "--dataplane", help="windows or nftables; default: windows on Windows and with --hns, nftables elsewhere."
+        "--dataplane",
+        help="windows, nftables, userspace, exec:COMMAND, exec+changes:COMMAND, or one that is installed beside hansa; "
+        "default: windows on Windows and with --hns, nftables elsewhere.",
     ),
 ]
 Hns = Annotated[
@@ -527,6 +529,7 @@ def cleanup(
     endpoints are never deleted.
     """
     chosen = planes.choose(dataplane, hns)
+    planes.check_cleanable(chosen)
     read = options.read_settings(config, settings or [], node_name)
     if not dry_run:
         inputs.hold_lock(context.with_resource, lock, "hansa cleanup", always=hns in ("", "native"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from hansa.api.objects import Node
-from hansa.cli import options
+from hansa.cli import options, outside
 from hansa.config import Config
 from hansa.dataplanes.base import Change, Dataplane, Outcome, Result, Shortfall
 from hansa.errors import ConfigError, Fault
@@ -106,8 +106,8 @@ def choose(name: str, hns: str = "") -> str:
     """
     if not name:
         return WINDOWS if hns or sys.platform == "win32" else NFTABLES
-    if name not in DATAPLANES:
-        known = ", ".join(DATAPLANES)
+    if name not in DATAPLANES and not outside.is_known(name):
+        known = ", ".join((*DATAPLANES, *outside.names(), "exec:COMMAND"))
         raise ConfigError(Fault("--dataplane", f"{name!r} is not available", f"this version has: {known}"))
     if hns and name != WINDOWS:
         raise ConfigError(Fault("--hns", f"the dataplane {name} has no HNS", "leave one of the two out"))
@@ -118,6 +118,12 @@ def check_traceable(name: str) -> None:
     """Raise ConfigError for a dataplane through which no packet can be followed yet."""
     if name != NFTABLES:
         raise ConfigError(Fault("--dataplane", f"no packet can be followed through {name} yet", f"give {NFTABLES}"))
+
+
+def check_cleanable(name: str) -> None:
+    """Raise ConfigError for a dataplane that leaves nothing of its own that hansa could find again."""
+    if name not in DATAPLANES:
+        raise ConfigError(Fault("--dataplane", f"{name} keeps nothing that could be cleaned up", "stop `hansa run`"))
 
 
 def own_addresses() -> frozenset[Address]:
@@ -136,6 +142,8 @@ def open_plane(name: str, config: Config, known: Sequence[Node], windows: Window
     """The node for a dataplane's name. known: the Nodes of the input. Raises ConfigError, DataplaneError."""
     if name == NFTABLES:
         return NftablesPlane(config)
+    if name != WINDOWS:
+        return outside.OutsidePlane(name, config)
     host = options.open_host(windows.hns or "native", config, known, network=windows.network, build=windows.build)
     return WindowsPlane(host, options.with_source_vip(config, host), real=windows.native)
 

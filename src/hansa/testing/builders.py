@@ -1,4 +1,4 @@
-"""Builders with full defaults, and the standing example, for tests of hansa and of outside dataplanes.
+"""Builders with full defaults, and the standing example.
 
 `service()`, `endpoint_slice()`, `node()` and `service_cidr()` make API objects; `manifest()` turns any of them into the
 Kubernetes dict that decodes to it again, and `manifest_service()` and its like do both at once. Addresses and prefixes

@@ -346,7 +346,7 @@ OWN_SETTINGS: tuple[Setting, ...] = (
     ),
 )
 # Sections that are about the process and not about the proxy; `hansa run` has options of its own for them.
-_OF_THE_PROCESS = ("clientConnection", "logging", "enableProfiling")
+_OF_THE_PROCESS = ("clientConnection", "logging", "enableProfiling", "windowsRunAsService")
 _GATE = f"featureGates.{ALLOW_SERVICE_EXTERNAL_IPS}"
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, assert_never
 import yaml
 
 from hansa import __version__, logs
-from hansa.cli import file_watch
+from hansa.cli import file_watch, windows_service
+from hansa.cli.windows_service import NoServiceManager, Service
 from hansa.config import Config, LogConfig
 from hansa.errors import ConfigError, DataplaneError, SourceError
 from hansa.kubeproxy import configuration, flags, settle
@@ -51,6 +52,7 @@ STACKS_SHOWN = 2  # after SIGQUIT
 
 def main(arguments: Sequence[str]) -> int:
     """Be kube-proxy with these arguments; returns the exit code."""
+    windows_service.give_output(_log_file(arguments))
     is_windows = sys.platform == "win32"
     try:
         parsed = flags.parse(arguments, windows=is_windows)
@@ -78,6 +80,12 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]", remedies)
     except (DataplaneError, SourceError) as error:
         return _fail(str(error), ())
+
+
+def _log_file(arguments: Sequence[str]) -> str:
+    """Before anything can go wrong: where a process without output is to say so."""
+    given = [word.partition("=")[2] for word in arguments if word.startswith("--service-log-file=")]
+    return given[-1] if given else ""
 
 
 def _fail(text: str, remedies: Sequence[str]) -> int:
@@ -132,7 +140,15 @@ def _start(parsed: Parsed) -> int:
         return _clean_up(parsed, completed)
     if parsed.is_set("init-only"):
         return _initialise(completed, config)
-    return _Proxy(parsed, completed, config, digests).run()
+    proxy = _Proxy(parsed, completed, config, digests)
+    # kube-proxy knows the flag only, for it has no file yet when it asks (quirk 1).
+    if not (parsed.is_set("windows-service") or completed.values["windowsRunAsService"]):
+        return proxy.run()
+    try:
+        return windows_service.run(proxy.serve)
+    except NoServiceManager as error:
+        remedy = "--windows-service: leave it out, unless `sc.exe create` made a service of this command line"
+        raise StartError("", [f"windows service: {error}"], [remedy]) from None
 
 
 def _check_version(parsed: Parsed) -> None:
@@ -257,7 +273,13 @@ class _Proxy:
         self._failure = ""
         self._stop: Callable[[], None] = lambda: None
         self._servers: Servers | None = None
+        self._service: Service | None = None
         self._reloading: asyncio.Task[None] | None = None
+
+    def serve(self, service: Service) -> int:
+        """As a service, which the service manager ends."""
+        self._service = service
+        return self.run()
 
     def run(self) -> int:
         from hansa.cli import inputs, options, planes
@@ -312,6 +334,9 @@ class _Proxy:
         from hansa.sources.kubernetes.client import KubernetesSource
 
         self._stop = engine.stop
+        if self._service is not None:
+            loop = asyncio.get_running_loop()
+            self._service.on_stop(lambda: loop.call_soon_threadsafe(engine.stop))
         watching = asyncio.create_task(self._watch_files(engine))
         watching.add_done_callback(_log_bug)
         if self._completed.reload is Reload.APPLY and sys.platform != "win32":

@@ -290,6 +290,13 @@ FLAGS: tuple[Flag, ...] = (
     ),
     _own("strict-flags", _T.BOOL, "false", "refuse flags that kube-proxy once had, instead of warning"),
     _own("lock", _T.STRING, "", "lock file against a second instance; default: one per host"),
+    _own(
+        "service-log-file",
+        _T.STRING,
+        "",
+        "where a process without output, as a service is, logs; default: %ProgramData%\\hansa\\hansa.log",
+        planes=WINDOWS_ONLY,
+    ),
     _own("source", _T.STRING, "kubernetes", "where objects come from: kubernetes, or a manifest file or folder"),
     _own("hns", _T.STRING, "", "be a Windows proxy: native, emulator, emulator:FILE or remote:ADDRESS"),
     _own("hns-listen", _T.STRING, "", "offer an emulated HNS to other programs at this address", planes=WINDOWS_ONLY),

@@ -382,9 +382,9 @@ KEYS: tuple[Key, ...] = (
         "windowsRunAsService",
         _T.BOOL,
         False,
-        "",
-        planes=NOWHERE,
-        why="hansa does not speak to the service manager; a service wrapper does",
+        "be a service of Windows' service manager, as --windows-service asks for",
+        planes=WINDOWS_ONLY,
+        why="only Windows has a service manager",
     ),
 )
 

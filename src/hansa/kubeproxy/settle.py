@@ -416,7 +416,9 @@ def _settings(completed: Completed) -> dict[str, object]:
     found = {
         key.path: values[key.path]
         for key in KEYS
-        if key.planes and not key.path.startswith(_NOT_SETTINGS) and key.path not in ("mode", "enableProfiling")
+        if key.planes
+        and not key.path.startswith(_NOT_SETTINGS)
+        and key.path not in ("mode", "enableProfiling", "windowsRunAsService")
     }
     section = sync_section(mode)
     found["syncPeriod"] = values[f"{section}.syncPeriod"]

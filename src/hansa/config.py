@@ -364,7 +364,7 @@ SETTINGS: tuple[Setting, ...] = tuple(_settings())
 def _ignored() -> Iterator[tuple[str, str]]:
     """Keys that are known and not read here, whole sections as one. A path covers everything below it."""
     for path in _OF_THE_PROCESS:
-        yield path, "`hansa proxy` reads it; `hansa run` has options for that"
+        yield path, "it is about the process: `hansa proxy` reads it"
     for key in KEYS:
         if not key.planes and key.path.partition(".")[0] not in _OF_THE_PROCESS:
             section = key.path.rpartition(".")[0]

@@ -305,6 +305,7 @@ def plan(
 
 @app.command()
 def trace(
+    context: typer.Context,
     words: Annotated[
         list[str],
         typer.Argument(
@@ -319,6 +320,9 @@ def trace(
     ] = "",
     node_name: NodeName = "",
     dataplane: DataplaneName = "",
+    hns: PlanHns = "",
+    network: Network = "overlay",
+    build: DumpBuild = "",
     config: ConfigFile = None,
     settings: Set = None,
     kubeconfig: Kubeconfig = "",
@@ -337,7 +341,8 @@ def trace(
 
     It is about the first packet of a connection; nothing is sent. With --live the kernel tells which rules a real one
     meets, by a table that is gone when the command ends, however it ends. Exits with 5 if rules and objects, or rules
-    and real packets, disagree, and if no such packet came by.
+    and real packets, disagree, and if no such packet came by. With --hns, or on Windows, it is followed through the
+    virtual switch by what HNS holds; a fresh emulated node is programmed first.
 
     With a LAB (see `hansa lab run`) the whole connection is followed, from node to node and back, and the place named
     where it dies; `-o mermaid` and `-o svg` draw it.
@@ -351,12 +356,32 @@ def trace(
             Fault("trace", "needs a lab and a packet, or a packet and --source", "see `hansa trace --help`")
         )
     packet = words[0]
-    planes.check_traceable(planes.choose(dataplane))
+    chosen = planes.choose(dataplane, hns)
+    if live and chosen != planes.NFTABLES:
+        raise ConfigError(Fault("--live", f"real packets are not followed through {chosen}", "leave it out"))
     from hansa.explain import trace as tracing
 
     read = options.read_settings(config, settings or [], node_name)
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    options.check_node_name(read.config, options.nodes(found.changes))
+    known = options.nodes(found.changes)
+    options.check_node_name(read.config, known)
+    if chosen == planes.WINDOWS:
+        from hansa.explain import hns_trace
+        from hansa.lab.cni import add_local_pods
+
+        windows = planes.WindowsOptions(hns, network, build)
+        plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
+        fresh = hns == "emulator" and plane.host is not None and plane.host.emulator is not None
+        if fresh and plane.host is not None and plane.host.emulator is not None:
+            add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
+        pipeline, message = _pipeline(found, plane.config, plane.addresses)
+        met = planes.trace_on_windows(packet, plane, pipeline, message, fresh=fresh)
+        lines = hns_trace.on_node_lines(met)
+        _print_documents(hns_trace.on_node_data(met), output, table=lambda _: print("\n".join(lines)))
+        _complain(found)
+        if met.differences and not met.limits:
+            raise typer.Exit(5)
+        return
     pipeline, message = _pipeline(found, read.config, planes.own_addresses() if live else frozenset())
     explained = tracing.explain_by_nftables(tracing.read_packet(packet, pipeline), pipeline, message)
     data, lines = tracing.explanation_data(explained), tracing.explanation_lines(explained)

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from hansa.dataplanes.nftables.trace import SeenPacket
     from hansa.dataplanes.windows.cleanup import Kept
+    from hansa.explain.hns_trace import OnNode
     from hansa.explain.trace import Explanation
+    from hansa.pipeline import Pipeline
 
 WINDOWS, NFTABLES = "windows", "nftables"
 DATAPLANES = (WINDOWS, NFTABLES)
@@ -114,10 +116,27 @@ def choose(name: str, hns: str = "") -> str:
     return name
 
 
-def check_traceable(name: str) -> None:
-    """Raise ConfigError for a dataplane through which no packet can be followed yet."""
-    if name != NFTABLES:
-        raise ConfigError(Fault("--dataplane", f"no packet can be followed through {name} yet", f"give {NFTABLES}"))
+def trace_on_windows(packet: str, plane: Plane, pipeline: Pipeline, message: RuleChanges, *, fresh: bool) -> OnNode:
+    """What an HNS does with a packet. fresh: nothing was programmed yet, so hansa does that first."""
+    from hansa.explain.hns_trace import explain_on_node
+    from hansa.explain.trace import read_packet
+    from hansa.hns.client import HnsClient
+    from hansa.hns.dumps import likely_build
+    from hansa.hns.emulator.vswitch import Switch, switch_of
+
+    host = plane.host
+    assert host is not None, "a Windows node has an HNS"
+    if fresh:
+        plane.dataplane().sync(message, now=0.0, audit=True)
+    if host.emulator is not None:
+        switch = switch_of(host.emulator)
+    else:
+        held = options.read_hns(host.api)
+        build = likely_build(HnsClient(host.api).version(), options.named_build(""))
+        endpoints = {one.guid: one for one in held.endpoints}
+        switch = Switch(build, tuple(sorted(host.addresses, key=str)), held.networks, endpoints, held.load_balancers)
+    situation = options.windows_dataplane(host, plane.config).survey(message, now=0.0)
+    return explain_on_node(read_packet(packet, pipeline), pipeline, switch, situation.wanted.shortfalls)
 
 
 def check_cleanable(name: str) -> None:

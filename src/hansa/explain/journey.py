@@ -16,8 +16,6 @@ from hansa.hns.emulator.vswitch_model import BEHAVIOURS, Dropped
 from hansa.lab.diagnosis import balancer_at, contradictions, diagnose, excuses
 from hansa.lab.world import Arrived, Journey, Step, Way, World
 
-_GRADE_STYLES = {Grade.INFERRED: "yellow", Grade.SEEN: "cyan", Grade.DOCUMENTED: "dim", Grade.MEASURED: "green"}
-
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -40,7 +38,8 @@ def tell(world: World, journey: Journey) -> Told:
     if journey.loss is not None and isinstance(journey.loss.cause, Dropped):
         used.append(journey.loss.cause.behaviour)
     inferred = tuple(key for key in dict.fromkeys(used) if key and BEHAVIOURS[key].grade is Grade.INFERRED)
-    return Told(journey, diagnose(world, journey), contradictions(world, journey), excuses(world, journey), inferred, world)
+    causes, wrong, known = diagnose(world, journey), contradictions(world, journey), excuses(world, journey)
+    return Told(journey, causes, wrong, known, inferred, world)
 
 
 # -- text ------------------------------------------------------------------------------------------------------------

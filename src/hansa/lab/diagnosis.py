@@ -5,14 +5,16 @@ Only what the journey met is looked at, and what HNS holds at those places; no c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+from hansa.dataplanes.base import Shortfall
 from hansa.hns.api import Guid
 from hansa.hns.emulator.vswitch_model import HOST_PORT, Cause, Dropped, Header
 from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, LbFlags
 from hansa.lab.world import FromNode, FromOutside, FromPod, Journey, Loss, Lost, Step, World
 from hansa.net import Address
-from hansa.rules.model import Drop, Forward, FrontendKind, Reject
+from hansa.rules.model import Drop, Forward, FrontendKind, Reject, Rule, Verdict
 
 
 def diagnose(world: World, journey: Journey) -> tuple[str, ...]:
@@ -222,27 +224,50 @@ _LOSES = frozenset(
 _LETS_PASS = frozenset({"source-ranges", "verdict", "short-circuit"})
 
 
-def excuses(world: World, journey: Journey) -> tuple[str, ...]:
-    """What this host is known not to do, where that is why a journey goes another way than the rules want."""
-    node = journey.node
-    if node not in world.windows or not contradictions(world, journey):
-        return ()
+@dataclass(frozen=True, slots=True)
+class Situated:
+    """A packet as a Windows node's rules met it. cause: why the switch dropped it, None = it did not."""
+
+    rule: Rule | None
+    wanted: Verdict
+    from_outside: bool
+    from_node: bool
+    cause: Cause | None = None
+
+
+def known_limits(met: Situated, shortfalls: Iterable[Shortfall]) -> tuple[str, ...]:
+    """What this host is known not to do for such a packet; () if it should do as the rules want."""
+    rule = met.rule
+    external = rule is not None and rule.kind is not FrontendKind.CLUSTER_IP
+    features = _LOSES if isinstance(met.wanted, Forward) else _LETS_PASS
     found: list[str] = []
-    rule = world.rule(node, journey.met)
-    from_outside = isinstance(journey.ask.client, FromOutside)
-    features = _LOSES if isinstance(journey.wanted, Forward) else _LETS_PASS
-    for one in world.shortfalls.get(node, ()):
+    for one in shortfalls:
         about = rule is not None and (one.frontend == rule.key or (one.frontend is None and one.owner == rule.owner))
-        external = rule is not None and rule.kind is not FrontendKind.CLUSTER_IP
-        if one.feature == "short-circuit" and (from_outside or not external):
+        if one.feature == "short-circuit" and (met.from_outside or not external):
             continue
         if about and one.feature in features and (external or one.feature != "preserve-destination"):
             found.append(f"{one.feature}: {one.text}")
-    if _asks_as_node(journey) and rule is not None and rule.kind is not FrontendKind.NODE_PORT:
+    if met.from_node and rule is not None and rule.kind is not FrontendKind.NODE_PORT:
         found.append(NODE_ASKS)
-    if journey.loss is not None and isinstance(journey.loss.cause, Dropped):
-        found += [_KNOWN[journey.loss.cause.cause]] if journey.loss.cause.cause in _KNOWN else []
+    if met.cause in _KNOWN:
+        found.append(_KNOWN[met.cause])
     return tuple(dict.fromkeys(found))
+
+
+def excuses(world: World, journey: Journey) -> tuple[str, ...]:
+    """What this host is known not to do, where that is why a journey goes another way than the rules want."""
+    node = journey.node
+    if node not in world.windows or journey.wanted is None or not contradictions(world, journey):
+        return ()
+    dropped = journey.loss.cause if journey.loss is not None else None
+    met = Situated(
+        world.rule(node, journey.met),
+        journey.wanted,
+        from_outside=isinstance(journey.ask.client, FromOutside),
+        from_node=_asks_as_node(journey),
+        cause=dropped.cause if isinstance(dropped, Dropped) else None,
+    )
+    return known_limits(met, world.shortfalls.get(node, ()))
 
 
 def _asks_as_node(journey: Journey) -> bool:

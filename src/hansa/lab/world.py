@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, assert_never
 
 from hansa.dataplanes.base import Shortfall
 from hansa.hns.api import Guid
-from hansa.hns.emulator.vswitch import Switch, forward, has_port, spread
+from hansa.hns.emulator.vswitch import Switch, forward, spread
 from hansa.hns.emulator.vswitch_model import (
     EXTERNAL_PORT,
     HOST_PORT,
@@ -458,5 +458,5 @@ class _Traveller:
 
 def _endpoint_of(switch: Switch, pod: LabPod) -> Guid | None:
     own = set(pod.addresses)
-    held = (one.guid for one in switch.endpoints.values() if has_port(one) and not own.isdisjoint(one.addresses))
+    held = (one.guid for one in switch.endpoints.values() if not own.isdisjoint(one.addresses) and switch.has_port(one))
     return next(held, None)

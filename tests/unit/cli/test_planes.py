@@ -155,11 +155,11 @@ def test_trace_prints_both_sides(hansa: Callable[..., Output], cluster: str) -> 
     assert (data["rules"]["verdict"], data["nftables"]["verdict"]) == ("Reject", "Reject")
 
 
-def test_a_packet_that_cannot_be_understood_and_a_dataplane_without_trace(
+def test_a_packet_that_cannot_be_understood_and_a_dataplane_without_live_trace(
     hansa: Callable[..., Output], cluster: str
 ) -> None:
     common = ("trace", "--source", cluster, "--node-name", "n1")
     code, _, err = hansa(*common, "--dataplane", "nftables", "hello")
     assert (code, "PACKET: 'hello' is no packet" in err) == (2, True)
-    code, _, err = hansa(*common, "--dataplane", "windows", "10.1.1.5 -> svc/d/web")
-    assert (code, "no packet can be followed through windows yet" in err) == (2, True)
+    code, _, err = hansa(*common, "--hns", "emulator", "--live", "10.1.1.5 -> svc/d/web")
+    assert (code, "real packets are not followed through windows" in err) == (2, True)

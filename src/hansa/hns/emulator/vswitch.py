@@ -94,6 +94,18 @@ class Switch:
         """The one for pods and services."""
         return next((each for each in self.networks if each.type in SERVICE_NETWORKS), None)
 
+    def has_port(self, endpoint: HnsEndpoint) -> bool:
+        """Whether something is attached, so that the endpoint is more than a name.
+
+        Where HNS tells neither state nor namespace, all local ones count but those that hold a source VIP.
+        """
+        if endpoint.remote:
+            return False
+        if endpoint.state == EndpointState.UNINITIALIZED and endpoint.namespace is None:
+            held = {each.source_vip for each in self.load_balancers}
+            return held.isdisjoint(endpoint.addresses)
+        return endpoint.state in _ATTACHED or endpoint.namespace is not None
+
 
 def switch_of(emulator: Emulator) -> Switch:
     """The switch under an emulated HNS, as of now."""
@@ -130,11 +142,6 @@ def forward(
     return Passage(walk.frame, end, tuple(walk.hops), walk.flows)
 
 
-def has_port(endpoint: HnsEndpoint) -> bool:
-    """Whether something is attached, so that the endpoint is more than a name."""
-    return not endpoint.remote and (endpoint.state in _ATTACHED or endpoint.namespace is not None)
-
-
 class _Walk:
     """One frame on its way; methods named after the place that it has reached."""
 
@@ -154,7 +161,7 @@ class _Walk:
         match at.kind:
             case PortKind.POD:
                 endpoint = self._switch.endpoints.get(at.endpoint) if at.endpoint else None
-                if endpoint is None or not has_port(endpoint):
+                if endpoint is None or not self._switch.has_port(endpoint):
                     return Dropped(Cause.NO_PORT)
                 return self._out_of_pod(endpoint)
             case PortKind.HOST:
@@ -304,7 +311,7 @@ class _Walk:
         if twin is not None:
             self._hop(port, OUT, VNET, f"a remote endpoint hides {self._address_of(endpoint)}", "VP-21")
             return self._to_remote(twin)
-        if not has_port(endpoint):
+        if not self._switch.has_port(endpoint):
             return Dropped(Cause.NO_PORT, str(self._header.destination), endpoint.guid)
         return self._into_pod(endpoint)
 
@@ -350,7 +357,8 @@ class _Walk:
 
     def _owner_of_nat(self, header: Header) -> HnsEndpoint | None:
         for guid, endpoint in self._switch.endpoints.items():
-            if self.flows.reply_to(pod_port(guid), SLB_NAT, OUT, header) is not None and has_port(endpoint):
+            reply = self.flows.reply_to(pod_port(guid), SLB_NAT, OUT, header)
+            if reply is not None and self._switch.has_port(endpoint):
                 return endpoint
         return None
 
@@ -418,7 +426,9 @@ class _Walk:
             return self._along_host_flow(known)
         balancer = self._balancer()
         if balancer is not None and self._is_turned_round(balancer):
-            self._hop(HOST_PORT, IN, HAIRPIN, "a load balancer's: turned round", "VP-04", balancer=balancer)
+            rule = self._rule("HairPin", balancer) if balancer.flags & LbFlags.DSR else ""
+            text = "a load balancer's: turned round"
+            self._hop(HOST_PORT, IN, HAIRPIN, text, "VP-04", balancer=balancer, rule=rule)
             return self._balance_at_host(balancer)
         if balancer is not None and any(
             self._address_of(one) in self._switch.host_addresses for one in self._backends(balancer)
@@ -455,7 +465,7 @@ class _Walk:
         mapping = self._mapping(balancer)
         assert mapping is not None, "the load balancer was found by its mapping"
         if dsr and (only_local or not backend.remote):
-            rule = self._rule("NAT" if len(balancer.endpoints) == 1 else "LB", balancer)
+            rule = self._rule("SLB_LB", balancer)
             text = f"goes to {self._address_of(backend)}, addresses untouched"
             self._hop(HOST_PORT, OUT, layer, text, "VP-05", balancer=balancer, rule=rule)
             return self._to_endpoint(backend, HOST_PORT)
@@ -580,12 +590,23 @@ class _Walk:
         return Flow(port, layer, OUT, self._header, after, balancer.guid, backend.guid, sticky)
 
     def _rule(self, name: str, balancer: HnsLoadBalancer) -> str:
-        """As Microsoft's scripts find it. Evidence: hcn.md 5.2."""
+        """What Microsoft's scripts look for; the star is a part that nobody has told. Evidence: hcn.md 5.2."""
         management = self._host_address(self._header.destination)
         vip = self._header.destination if balancer.frontend_vips else management
         mapping = self._mapping(balancer)
         assert mapping is not None, "the load balancer was found by its mapping"
-        return f"{name}_{management}_{vip}_{mapping.external_port}_{mapping.internal_port}_{mapping.protocol}"
+        outer, inner, protocol = mapping.external_port, mapping.internal_port, mapping.protocol
+        match name:
+            case "NAT" | "ALLOW_NAT":
+                return f"{name}_*_{vip}_{outer}_{protocol}"
+            case "HairPin":
+                return f"{name}_*_{vip}_{outer}_{outer}_{protocol}"
+            case "SLB_LB":
+                return f"{'NAT' if len(balancer.endpoints) == 1 else 'LB'}_*_{vip}_{outer}_{outer}_{protocol}"
+            case "LB_HOST":
+                return f"{name}_*_{vip}_{outer}_{inner}_{protocol}"
+            case _:
+                return f"{name}_*_{management}_{vip}_{outer}_{inner}_{protocol}"
 
     # --- flows, policies, addresses ---
 
@@ -622,7 +643,8 @@ class _Walk:
         return None
 
     def _pod_at(self, address: Address) -> HnsEndpoint | None:
-        held = (each for each in self._switch.endpoints.values() if has_port(each) and address in each.addresses)
+        switch = self._switch
+        held = (each for each in switch.endpoints.values() if address in each.addresses and switch.has_port(each))
         return next(held, None)
 
     def _remote_at(self, address: Address) -> HnsEndpoint | None:
@@ -635,7 +657,7 @@ class _Walk:
             (
                 each
                 for each in self._switch.endpoints.values()
-                if not each.remote and not has_port(each) and address in each.addresses
+                if address in each.addresses and not each.remote and not self._switch.has_port(each)
             ),
             None,
         )

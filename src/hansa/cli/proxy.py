@@ -299,6 +299,7 @@ class _Proxy:
         windows = planes.WindowsOptions(
             hns, parsed.text("emulated-network") or "overlay", parsed.text("emulated-build") or options.DEFAULT_BUILD
         )
+        name = planes.choose(parsed.text("dataplane") or self._completed.surroundings.plane, hns)
         connect = partial(load_connection, access.kubeconfig, access.master, os.environ)
         with ExitStack() as stack:
             inputs.hold_lock(stack.enter_context, _lock(parsed), "hansa proxy", always=windows.native)
@@ -308,7 +309,7 @@ class _Proxy:
                 known = options.nodes(inputs.read_once(source).changes)
             elif hns == "emulator":
                 known = inputs.cluster_nodes(connect())
-            plane = stack.enter_context(planes.open_plane(self._completed.surroundings.plane, config, known, windows))
+            plane = stack.enter_context(planes.open_plane(name, config, known, windows))
             gate = NodeGate(config.node_name, needs_pod_cidrs=settle.needs_pod_cidrs(self._completed, config))
             objects = GatedSource(plane.attend(cluster), gate, tell=self._on_node, fail=self._on_failure)
             if parsed.text("hns-listen"):

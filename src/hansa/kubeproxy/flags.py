@@ -288,6 +288,7 @@ FLAGS: tuple[Flag, ...] = (
         "modes of kube-proxy, like iptables or ipvs, in whose place nftables may work",
         planes=LINUX_ONLY,
     ),
+    _own("dataplane", _T.STRING, "", "another dataplane than the mode implies, as `hansa run --dataplane` takes it"),
     _own("strict-flags", _T.BOOL, "false", "refuse flags that kube-proxy once had, instead of warning"),
     _own("lock", _T.STRING, "", "lock file against a second instance; default: one per host"),
     _own(

@@ -195,3 +195,10 @@ def test_one_shot_modes_that_windows_has_not(call: Callable[..., Output], flag: 
     code, _, err = call(flag, "--hns=emulator")
     assert code == 1
     assert failure(err) == f"{flag} is not implemented on Windows"
+
+
+def test_an_unknown_dataplane_is_named_with_those_there_are(call: Callable[..., Output], tmp_path: Path) -> None:
+    code, _, err = call("--dataplane=bogus", f"--source={tmp_path}", f"--lock={tmp_path}/lock")
+    assert code == 1
+    assert failure(err) == "--dataplane: 'bogus' is not available"
+    assert "nftables" in messages(err)[-1]

@@ -414,6 +414,12 @@ def read_set(payload_bytes: bytes) -> tuple[str, str, SetShape]:
     return read_text(found[1]), read_text(found[2]), shape
 
 
+def read_set_count(payload_bytes: bytes) -> int | None:
+    """How many elements a set in a dump has; None = the kernel does not tell (before Linux 6.16)."""
+    found = dict(attributes(payload_bytes, 4))
+    return read_be32(found[20]) if 20 in found else None
+
+
 @dataclass(frozen=True, slots=True)
 class RawChain:
     """A chain in a dump. base: (type, hook number, priority), None = a plain chain. accepts: its policy."""

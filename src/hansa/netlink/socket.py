@@ -114,6 +114,29 @@ class NetfilterSocket:
             raise NetlinkError([codec.Answer(sequence, errno.EINTR, "interrupted by another writer")])
         return found.messages
 
+    def each_answer_ends(self, kind: int, payload: bytes, endings: Sequence[bytes]) -> bool:
+        """Send a request that is answered by one message for each of `endings`, in order; whether each ends as it says.
+
+        False also if the kernel says that something asked for is not there. Fast: an answer is not taken apart.
+        """
+        sequence = self.next_sequence()
+        self._send(codec.message(kind, codec.NLM_F_REQUEST | codec.NLM_F_ACK, sequence, payload))
+        stamp = codec.NLMSG_HEADER.pack(0, 0, 0, sequence, 0)[8:12]
+        missing = iter(endings)
+        agreed = True
+        while True:
+            data = self._receive()
+            if data[8:12] != stamp:
+                continue  # left over from a request that ended with an exception
+            reply = next(codec.messages(data))
+            if reply.type == codec.NLMSG_ERROR:
+                answer = codec.answer(reply)
+                if answer.code not in (0, errno.ENOENT):
+                    raise NetlinkError([answer])
+                return agreed and answer.code == 0 and next(missing, None) is None
+            ending = next(missing, None)
+            agreed = agreed and ending is not None and data.endswith(ending)
+
     def dump(self, kind: int, payload: bytes) -> list[codec.Message]:
         """Ask for a listing, again and again while others change it. Raises DataplaneError if they do not stop."""
         found = self.dump_what_is_there(kind, payload)

@@ -13,7 +13,7 @@ from tests.host.linux.namespaces import missing, namespace
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
 from hansa.dataplanes.nftables.apply import KernelRuleset, RulesetHost
-from hansa.dataplanes.nftables.frame import PICKS, REFUSE_NUMBER
+from hansa.dataplanes.nftables.frame import PICKS, REFUSE_NUMBER, SETS
 from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.dataplanes.nftables.objects import (
     FIRST_DRAWN,
@@ -235,3 +235,47 @@ def test_many_elements_go_in_one_transaction(host: RulesetHost) -> None:
 
 def replace_elements(table: Ruleset, elements: dict[str, dict[bytes, Value]]) -> Ruleset:
     return replace(table, elements={**table.elements, **elements})
+
+
+def test_elements_are_asked_for_by_their_keys(host: RulesetHost) -> None:
+    """Of every sort, more than fit one question; one that is missing, or other data or comment, shows."""
+    table = table_of("t029")
+    slots: dict[bytes, Value] = {
+        FRONTEND + pack_number(number): parse_address("10.1.9.9").packed + pack_port(80) for number in range(1200)
+    }
+    table = replace_elements(table, {"slots": slots})
+    host.commit(planning.creation(table))
+    filled = 0
+    for spec in SETS:
+        elements = table.elements.get(spec.name, {})
+        if spec.dynamic or not elements:
+            continue
+        filled += 1
+        assert host.holds(V4, spec, elements), spec.name
+        assert host.read_elements(V4, spec) == elements
+        absent = bytes(len(next(iter(elements))))
+        value = next(iter(elements.values()))
+        assert not host.holds(V4, spec, {**elements, absent: value}), spec.name
+        key, held = list(elements.items())[-1]
+        match held:
+            case Labelled(data, comment):
+                others: list[Value] = [Labelled(data, comment + "!"), Labelled(bytes(4), comment)]
+            case Target():
+                others = [Target(Do.ACCEPT), Target(Do.GOTO, "output")]
+            case _:
+                others = [bytes(len(held))] if held else []
+        for other in others:
+            assert not host.holds(V4, spec, {**elements, key: other}), (spec.name, other)
+    assert filled >= 5
+    assert host.holds(V4, SETS[0], {})
+
+
+def test_sets_may_be_counted_instead_of_listed(host: RulesetHost) -> None:
+    """Linux tells sizes from 6.16 on; before that everything is listed."""
+    table = table_of("t125")
+    host.commit(planning.creation(table))
+    found = host.read(V4, counted=["slots", "hairpins"], above=1)
+    assert found is not None
+    sizes = {name: len(elements) for name, elements in table.elements.items()}
+    assert found.counts in ({name: sizes[name] for name in ("slots", "hairpins") if sizes[name] > 1}, {})
+    assert found.elements == {name: held for name, held in table.elements.items() if name not in found.counts}

@@ -15,7 +15,7 @@ from tests.strategies import Cluster, changes, clusters, packets
 from hansa.api.change import Change
 from hansa.config import Config
 from hansa.dataplanes.base import HostState, Outcome, SyncReport, Verb
-from hansa.dataplanes.nftables.apply import NftablesDataplane
+from hansa.dataplanes.nftables.apply import CHECK_S, CHECKED_AT_ONCE, NftablesDataplane
 from hansa.dataplanes.nftables.frame import MAX_COUNT, NOBODY, SETS, Place, flavour_named, flavour_of
 from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.dataplanes.nftables.numbers import MAX_NUMBERED, Ids, Ways
@@ -583,3 +583,90 @@ def test_a_table_that_was_left_half_filled_is_made_anew(failing: int) -> None:
     assert not on.plane.sync(message, now=0, audit=False).ok
     assert on.plane.sync(RuleChanges({}, surroundings()), now=5, audit=False).ok
     same(on.host.tables[IPFamily.IPV4], render(rules, surroundings(), IPFamily.IPV4)[0])
+
+
+# -- a large table is checked step by step ---------------------------------------------------------------------------
+
+
+class Ticking:
+    """A clock on which each look takes longer than a check may."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 2 * CHECK_S
+        return self.now
+
+
+def large_and_watched() -> tuple[Watched, list[Rule]]:
+    on = Watched()
+    rules = many_rules(CHECKED_AT_ONCE // 2 + 100)
+    on.plane = NftablesDataplane(on.host, (IPFamily.IPV4,), clock=Ticking())
+    on.put(*rules, complete=True)
+    return on, rules
+
+
+def audits(on: Watched, *, between: list[Rule] | None = None) -> list[SyncReport]:
+    """Reports until nothing is left to do; `between`: rules that change while the check is under way, one at a time."""
+    found: list[SyncReport] = []
+    waiting = list(between or ())
+    while not found or found[-1].again or waiting:
+        changed = {rule.key: rule for rule in waiting[:1]}
+        del waiting[:1]
+        message = RuleChanges(changed, surroundings())
+        found.append(on.plane.sync(message, now=1, audit=not found))
+        assert len(found) < 1000
+        assert len([one for one in found[-1].results if one.outcome is Outcome.DONE]) >= len(changed)
+    return found
+
+
+@pytest.mark.parametrize("vandal", ["nothing", "foreign", "missing", "altered", "chain", "pick"])
+def test_a_large_table_is_checked_step_by_step_while_changes_go_on(vandal: str) -> None:
+    """ARCHITECTURE 1.5: a comparison with the host holds up no change for long, and finds whatever it would at once."""
+    on, rules = large_and_watched()
+    table = on.host.tables[IPFamily.IPV4]
+    slot = next(iter(table.elements["slots"]))
+    match vandal:
+        case "foreign":
+            table.elements["slots"][bytes(16)] = bytes(8)
+        case "missing":
+            del table.elements["slots"][slot]
+        case "altered":
+            table.elements["slots"][slot] = bytes(8)
+        case "chain":
+            table.chains["refuse"] = Chain("refuse", ())
+        case "pick":
+            table.elements["picks"][bytes(4)] = Target(Do.ACCEPT)
+    on.host.foreign_write()
+    other = replace(with_endpoints(2), key=rules[7].key, owner=rules[7].owner)
+    gone = replace(with_endpoints(3), key=rules[-1].key, owner=rules[-1].owner)
+    reports = audits(on, between=[other, gone])
+    assert reports[-1].ok
+    assert bool([one for report in reports for one in report.drift]) == (vandal != "nothing")
+    if vandal in ("nothing", "foreign", "chain", "pick"):
+        assert len(reports) > 10, "there is time for changes in between"
+    wanted = {rule.key: rule for rule in rules} | {other.key: other, gone.key: gone}
+    same(on.host.tables[IPFamily.IPV4], render(wanted.values(), surroundings(), IPFamily.IPV4)[0])
+    on.host.foreign_write()
+    assert not [one for report in audits(on) for one in report.drift], "a second check finds nothing"
+
+
+@given(clusters(), DETECTORS, st.lists(changes(), max_size=15))
+def test_sizes_and_parts_are_those_of_the_whole(cluster: Cluster, settings: Config, events: list[Change]) -> None:
+    node = Node(Pipeline(settings, NODE_ADDRESSES))
+    node.pipeline.apply(cluster.changes)
+    node.sync()
+    for event in events:
+        node.pipeline.apply([event])
+        node.sync()
+    for family, table in node.host.tables.items():
+        desired = node.dataplane.desired(family)
+        assert desired.sizes == {name: len(held) for name, held in table.elements.items() if held}
+        found: dict[str, dict[bytes, object]] = {}
+        for part in (*desired.parts(3), desired.frame().elements):
+            for name, elements in part.items():
+                found.setdefault(name, {}).update(elements)
+        assert {name: held for name, held in found.items() if held} == {
+            name: held for name, held in table.elements.items() if held
+        }

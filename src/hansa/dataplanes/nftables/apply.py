@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import errno
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,7 +32,7 @@ from hansa.dataplanes.conntrack import Connections, UdpFrontends, cut, planned, 
 from hansa.dataplanes.nftables import plan as planning
 from hansa.dataplanes.nftables import wire
 from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, GUARD, PICKS, SETS, Place
-from hansa.dataplanes.nftables.objects import TABLE, Part, SetSpec, Value
+from hansa.dataplanes.nftables.objects import TABLE, Elements, Part, Ruleset, SetSpec, Value
 from hansa.dataplanes.nftables.plan import Refused, Transaction
 from hansa.dataplanes.nftables.render import Delta, Desired
 from hansa.errors import DataplaneError
@@ -44,6 +44,20 @@ from hansa.rules.model import FrontendKey, Rule, RuleChanges
 ROUTE_LOCALNET = Path("/proc/sys/net/ipv4/conf/all/route_localnet")
 # A failed sync is tried again after this long, unless a change comes first.
 RETRY_S = 5.0
+# The kernel walks a set from its beginning for each 32 KiB of a listing: half a million elements take it 30 s. Asked
+# for each of them by its key, it takes 1.2 s (Linux 6.18). Up to so many, a listing is as fast, and tells more.
+LISTED = 20_000
+# A check of a larger table goes in steps of about so many elements, and lets changes pass after so long.
+CHECKED_AT_ONCE = 20_000
+STEP_ELEMENTS = 1_000
+CHECK_S = 0.05
+# Sets of which nothing is to be learnt but whether they are as desired.
+MAY_BE_COUNTED = frozenset(
+    spec.name
+    for spec in SETS
+    if not (spec.verdicts or spec.labelled or spec.interval or spec.dynamic or "sticky" in spec.name)
+)
+_SPECS = {spec.name: spec for spec in SETS}
 # A refused transaction of this many messages names so many of its refusals; they mostly repeat the first.
 REFUSALS_SHOWN = 3
 
@@ -60,8 +74,17 @@ class RulesetHost(Seam):
         Says rather too many than too few: what cannot be told is touched.
         """
 
-    def read(self, family: IPFamily) -> wire.Found | None:
-        """hansa's own table of the family, None if there is none. Other tables are never listed."""
+    def read(self, family: IPFamily, *, counted: Collection[str] = (), above: int = 0) -> wire.Found | None:
+        """hansa's own table of the family, None if there is none. Other tables are never listed.
+
+        counted: sets that are not listed if they have more than `above` elements; hosts that cannot count list them.
+        """
+
+    def read_elements(self, family: IPFamily, spec: SetSpec) -> dict[bytes, Value]:
+        """The elements of one set."""
+
+    def holds(self, family: IPFamily, spec: SetSpec, elements: Elements) -> bool:
+        """Whether all of these are in the set, as given."""
 
     def commit(self, transaction: Transaction) -> None:
         """Apply all of it or, raising Refused, nothing."""
@@ -93,13 +116,12 @@ class KernelRuleset:
         # Every transaction up to this generation is either ours or was looked at; None = some was missed.
         self._accounted: int | None = None
         self._touched: set[IPFamily] = set()
-        self._specs: dict[str, SetSpec] = {spec.name: spec for spec in SETS}
 
     def generation(self) -> int:
         replies = self._socket.request(nf.message_type(nf.GET_GENERATION), 0, nf.nfgenmsg(0))
         return nf.read_generation(replies[0].payload)
 
-    def read(self, family: IPFamily) -> wire.Found | None:
+    def read(self, family: IPFamily, *, counted: Collection[str] = (), above: int = 0) -> wire.Found | None:
         number = wire.family_number(family)
         try:
             self._socket.request(nf.message_type(nf.GET_TABLE), 0, nf.table(number, TABLE))
@@ -113,6 +135,9 @@ class KernelRuleset:
             table, name, shape = nf.read_set(reply.payload)
             if table == TABLE:
                 found.sets[name] = shape
+                count = nf.read_set_count(reply.payload)
+                if name in counted and count is not None and count > above:
+                    found.counts[name] = count
         # The kernel lists the chains of all tables of the family; only names are looked at.
         for reply in self._socket.dump(nf.message_type(nf.GET_CHAIN), nf.nfgenmsg(number)):
             table, chain = nf.read_chain(reply.payload)
@@ -120,8 +145,8 @@ class KernelRuleset:
                 found.chains[chain.name] = chain
         found.rules = self.read_rules(family)
         for name in found.sets:
-            spec = self._specs.get(name)
-            if spec is not None and not spec.dynamic:
+            spec = _SPECS.get(name)
+            if spec is not None and not spec.dynamic and name not in found.counts:
                 found.elements[name] = self.read_elements(family, spec)
         return found
 
@@ -142,6 +167,13 @@ class KernelRuleset:
         for reply in self._socket.dump(nf.message_type(nf.GET_ELEMENT), request):
             found.update(wire.decode_elements(spec, reply.payload, family))
         return found
+
+    def holds(self, family: IPFamily, spec: SetSpec, elements: Elements) -> bool:
+        kind = nf.message_type(nf.GET_ELEMENT)
+        return all(
+            self._socket.each_answer_ends(kind, question, endings)
+            for question, endings in wire.questions(spec, elements, family)
+        )
 
     def touched_by_others(self) -> frozenset[IPFamily]:
         self._look_at_events()
@@ -180,7 +212,7 @@ class KernelRuleset:
             self._accounted = generation if generation == self._accounted + 1 else None
 
     def _commit(self, transaction: Transaction) -> None:
-        batch = wire.encode_transaction(transaction, self._specs, self._socket.next_sequence())
+        batch = wire.encode_transaction(transaction, _SPECS, self._socket.next_sequence())
         self._socket.skip_to(batch.last_sequence + 2)
         try:
             self._socket.batch(batch.data, first_sequence=batch.first_sequence, last_sequence=batch.last_sequence)
@@ -210,7 +242,8 @@ class _Family:
     """What is known of one family's table.
 
     flows: what UDP flows may go on. trusted: the table is as `desired` says, unless others wrote; doubted: they may
-    have. seen: it was read once. alone: no other proxy's table is left.
+    have. seen: it was read once. alone: no other proxy's table is left. check: one that is under way; each step says
+    whether all was well.
     """
 
     desired: Desired
@@ -219,6 +252,7 @@ class _Family:
     doubted: bool = False
     seen: bool = False
     alone: bool = False
+    check: Iterator[bool] | None = None
 
 
 @dataclass(slots=True)
@@ -231,6 +265,7 @@ class _Work:
     pending: dict[IPFamily, list[str]] = field(default_factory=lambda: {family: [] for family in IPFamily})
     conntrack: dict[IPFamily, ConntrackRun] = field(default_factory=dict)
     calls: int = 0
+    again: bool = False
 
 
 class NftablesDataplane:
@@ -290,6 +325,7 @@ class NftablesDataplane:
             drift=tuple(work.drift),
             conditions=tuple(work.conditions),
             retry_at=now + RETRY_S if pending else None,
+            again=work.again,
             host_calls=work.calls,
             pending_by_family={family: tuple(keys) for family, keys in work.pending.items()},
             failed_families=failed,
@@ -303,10 +339,12 @@ class NftablesDataplane:
         for family, one in self._families.items():
             desired = copy.deepcopy(one.desired)
             desired.replace(changes.rules, changes.surroundings, complete=changes.complete)
-            read = self._host.read(family)
+            read = self._host.read(family, counted=MAY_BE_COUNTED, above=LISTED)
             if read is not None:
                 desired.adopt(read.elements)
             ruleset = desired.whole(None if read is None else read.elements.get(PICKS))
+            if read is not None:
+                self._complete(read, ruleset)
             found += planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))[1]
             flows = copy.deepcopy(one.flows)
             flows.take(changes)
@@ -330,6 +368,10 @@ class NftablesDataplane:
             )
         return found
 
+    def desired(self, family: IPFamily) -> Desired:
+        """What is wanted of one family's table; for reading."""
+        return self._families[family].desired
+
     def close(self) -> None:
         """See `Dataplane.close`."""
         for one in (self._host, self._connections, self._predecessor):
@@ -352,8 +394,48 @@ class NftablesDataplane:
                 work.results += [Result(change, Outcome.FAILED, str(error)) for change in asked]
                 raise
         work.results += [Result(change, Outcome.DONE) for change in asked]
-        if audit and one.doubted:
-            self._mend(one, work, drift=True)
+        if one.check is not None or (audit and one.doubted):
+            self._check(one, work)
+
+    def _check(self, one: _Family, work: _Work) -> None:
+        """Compare with the host what others may have written to: a large table in steps, with changes in between."""
+        if one.check is None:
+            if one.desired.sizes.total() <= CHECKED_AT_ONCE:
+                self._mend(one, work, drift=True)
+                return
+            one.doubted = False  # others' writes from now on are for the next check
+            one.check = self._steps(one.desired)
+        until = self._clock() + CHECK_S
+        for well in one.check:
+            work.calls += 1
+            if not well:
+                self._mend(one, work, drift=True)
+                return
+            if self._clock() >= until:
+                work.again = True
+                return
+        one.check = None
+
+    def _steps(self, desired: Desired) -> Iterator[bool]:
+        """Whether all that is desired is there, part by part, and then, by counting, whether anything else is."""
+        family = desired.family
+        for part in desired.parts(STEP_ELEMENTS):
+            yield all(self._host.holds(family, _SPECS[name], elements) for name, elements in part.items())
+        frame = desired.frame()
+        read = self._host.read(family, counted=_SPECS.keys() - frame.elements.keys())
+        if read is None:
+            yield False
+            return
+        counts = {name: len(elements) for name, elements in read.elements.items()} | read.counts
+        observed = wire.judge(read, frame)
+        yield (
+            {name: count for name, count in counts.items() if count} == desired.sizes
+            and set(observed.sets) == set(_SPECS)
+            and all(observed.sets.values())
+            and observed.chains.keys() == frame.chains.keys()
+            and all(one.base_as_desired and one.rules_as_desired for one in observed.chains.values())
+            and all(read.elements.get(name) == elements for name, elements in frame.elements.items())
+        )
 
     def _send_delta(self, one: _Family, delta: Delta, existing: frozenset[str], work: _Work) -> None:
         family = one.desired.family
@@ -369,14 +451,17 @@ class NftablesDataplane:
     def _mend(self, one: _Family, work: _Work, *, drift: bool) -> None:
         """Read the table back, compare it whole, and send what is missing."""
         one.trusted = False
+        one.check = None
         family = one.desired.family
         work.calls += 1
-        read = self._host.read(family)
+        read = self._host.read(family, counted=MAY_BE_COUNTED, above=LISTED)
         if read is not None and not one.seen:
             one.desired.adopt(read.elements)
             one.flows.recall(served_frontends(read.elements, family))
         one.seen = True
         ruleset = one.desired.whole(None if read is None else read.elements.get(PICKS))
+        if read is not None:
+            self._complete(read, ruleset)
         step, changes = planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))
         if read is not None and GUARD in read.chains and GUARD not in ruleset.chains:
             self._forbid_localhost(work)
@@ -391,6 +476,16 @@ class NftablesDataplane:
         work.results += [Result(change, Outcome.DONE) for change in changes]
         if drift:
             work.drift += changes
+
+    def _complete(self, read: wire.Found, desired: Ruleset) -> None:
+        """Fill in the sets that were counted only: from what is desired if the host holds just that, else listed."""
+        for name, count in read.counts.items():
+            spec, want = desired.spec(name), desired.elements[name]
+            if count == len(want) and self._host.holds(desired.family, spec, want):
+                read.elements[name] = want
+            else:
+                read.elements[name] = self._host.read_elements(desired.family, spec)
+        read.counts.clear()
 
     def _commit(self, step: Transaction, work: _Work) -> None:
         work.calls += 1

@@ -8,7 +8,7 @@ Evidence: the conformance tests, which run the same transactions against the ker
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import assert_never
 
@@ -18,6 +18,7 @@ from hansa.dataplanes.nftables.objects import (
     Chain,
     Dispatch,
     Do,
+    Elements,
     Forget,
     Go,
     InSet,
@@ -75,9 +76,23 @@ class MemoryRuleset:
         self._generation += 1
         self._touched = set(IPFamily)
 
-    def read(self, family: IPFamily) -> wire.Found | None:
+    def read(self, family: IPFamily, *, counted: Collection[str] = (), above: int = 0) -> wire.Found | None:
         table = self.tables.get(family)
-        return None if table is None else wire.describe(table)
+        if table is None:
+            return None
+        found = wire.describe(table)
+        for name in counted:
+            if len(found.elements.get(name, ())) > above:
+                found.counts[name] = len(found.elements.pop(name))
+        return found
+
+    def read_elements(self, family: IPFamily, spec: SetSpec) -> dict[bytes, Value]:
+        table = self.tables.get(family)
+        return {} if table is None else dict(table.elements.get(spec.name, {}))
+
+    def holds(self, family: IPFamily, spec: SetSpec, elements: Elements) -> bool:
+        held = self.read_elements(family, spec)
+        return all(held.get(key) == value for key, value in elements.items())
 
     def commit(self, transaction: Transaction) -> None:
         self.commits += 1

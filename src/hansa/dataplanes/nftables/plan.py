@@ -262,7 +262,7 @@ def _beyond_mending(desired: Ruleset, observed: Observed) -> str:
 def _compare_elements(desired: Ruleset, observed: Observed, spec: SetSpec, delta: Delta) -> list[Change]:
     want = desired.elements.get(spec.name, {})
     have = observed.elements.get(spec.name, {})
-    if want == have:
+    if want is have or want == have:
         return []
     missing = {key: value for key, value in want.items() if key not in have}
     altered = {key: value for key, value in want.items() if key in have and have[key] != value}

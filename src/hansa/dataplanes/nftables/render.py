@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
@@ -286,6 +286,7 @@ class Desired:
         self._uses: Counter[str] = Counter()
         self._spares: dict[str, None] = {}  # flavours that nobody uses, the longest unused first
         self._sticky: dict[ServicePortName, set[FrontendKey]] = {}
+        self.sizes: Counter[str] = Counter()  # how many elements each set has; none of an empty one
 
     @property
     def chain_names(self) -> frozenset[str]:
@@ -322,17 +323,15 @@ class Desired:
         self._release(before | set(self._sticky))
         self._adopt_spares(there or {})
         self._chains = base_chains(surroundings, self.family)
-        picks = dict(_VERDICTS)
         for flavour in self._flavours.values():
             self._chains |= self._chains_of(flavour, surroundings)
-            picks[self._pick_key(flavour)] = Target(Do.GOTO, flavour.chain)
         self._addresses = self._node_port_addresses(surroundings)
         self._shared = {name: Counter(keys) for name, keys in found.shared.items()}
         elements: dict[str, dict[bytes, Value]] = {spec.name: {} for spec in SETS if not spec.dynamic}
         elements |= found.own
         elements |= {name: dict.fromkeys(counts, b"") for name, counts in self._shared.items()}
-        elements["node-port-addresses"] = {address.packed: b"" for address in self._addresses}
-        elements[PICKS] = picks
+        elements |= self.frame().elements
+        self.sizes = Counter({name: len(held) for name, held in elements.items() if held})
         return Ruleset(self.family, SETS, dict(self._chains), elements)
 
     def _adopt_spares(self, there: Elements) -> None:
@@ -375,7 +374,39 @@ class Desired:
         self._exchange_addresses(surroundings, delta)
         self._exchange_chains(before, surroundings, delta)
         self._release(owners)
+        for step, changed in ((1, delta.added), (-1, delta.removed)):
+            for name, held in changed.items():
+                self.sizes[name] += step * len(held)
+                if not self.sizes[name]:
+                    del self.sizes[name]
         return delta
+
+    def parts(self, size: int) -> Iterator[dict[str, dict[bytes, Value]]]:
+        """What the rules put into the table, about `size` elements at a time; rules may change in between."""
+        found = Rendered()
+        for key in list(self.rules):
+            rule = self.rules.get(key)
+            if rule is None:
+                continue
+            detector, guard = self._elements_depend_on(self._known())
+            render_rule(rule, self.numbers, found, detector=detector, guard=guard)
+            if sum(map(len, found.own.values())) >= size:
+                yield found.own
+                found = Rendered()
+        yield found.own
+        for name in list(self._shared):
+            keys = iter(list(self._shared[name]))
+            while portion := list(itertools.islice(keys, size)):
+                yield {name: {key: b"" for key in portion if key in self._shared[name]}}
+
+    def frame(self) -> Ruleset:
+        """What does not depend on single rules: sets, chains, and the elements of the small sets."""
+        picks = dict(_VERDICTS)
+        for flavour in self._flavours.values():
+            picks[self._pick_key(flavour)] = Target(Do.GOTO, flavour.chain)
+        addresses: dict[bytes, Value] = {address.packed: b"" for address in self._addresses}
+        elements = {PICKS: picks, "node-port-addresses": addresses}
+        return Ruleset(self.family, SETS, dict(self._chains), elements)
 
     def _exchange(
         self, key: FrontendKey, old: Rule | None, new: Rule | None, surroundings: Surroundings, delta: Delta
@@ -458,8 +489,8 @@ class Desired:
         delta.put = {name: chain for name, chain in anew.items() if self._chains.get(name) != chain}
         delta.gone = [name for name in self._chains if name not in anew]
         for name in delta.put:
-            if (flavour := self._flavours.get(name)) is not None and name not in self._chains:
-                delta.added.setdefault(PICKS, {})[self._pick_key(flavour)] = Target(Do.GOTO, name)
+            if name in self._flavours and name not in self._chains:
+                delta.added.setdefault(PICKS, {})[self._pick_key(self._flavours[name])] = Target(Do.GOTO, name)
         self._chains = anew
 
     def _chains_of(self, flavour: Flavour, surroundings: Surroundings) -> dict[str, Chain]:

@@ -5,6 +5,7 @@ Registers are those that nft itself would take: keys from word 0 on, each part i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -72,6 +73,8 @@ INTERFACE_NAME_BYTES = 16
 
 # Elements in one message: below 64 KiB whatever their keys and comments (at most 260 bytes of user data each).
 ELEMENTS_PER_MESSAGE = 150
+# Elements asked for at once: the answers, one message each, must fit the socket's buffer.
+ASKED_PER_MESSAGE = 500
 # Without comments an element is at most 124 bytes (IPv6 ranges).
 PLAIN_ELEMENTS_PER_MESSAGE = 500
 
@@ -313,6 +316,20 @@ def encode_elements(spec: SetSpec, elements: Elements, family: IPFamily) -> Iter
         yield _encode_portion(spec, portion, family), write_key(spec, portion[0][0], family)
 
 
+def keys_only(spec: SetSpec) -> SetSpec:
+    """The set in whose words elements are named, for deleting them or asking for them."""
+    return SetSpec(spec.name, spec.key, interval=spec.interval)
+
+
+def questions(spec: SetSpec, elements: Elements, family: IPFamily) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Asks for each of the elements: the messages' payloads, and how the answers to each must end, in order."""
+    number, asking = family_number(family), keys_only(spec)
+    items = iter(elements.items())
+    while portion := list(itertools.islice(items, ASKED_PER_MESSAGE)):
+        keys = _encode_portion(asking, [(key, b"") for key, _ in portion], family)
+        yield nf.set_elements(number, TABLE, spec.name, keys), _encode_portion(spec, portion, family)
+
+
 def _encode_portion(spec: SetSpec, portion: list[tuple[bytes, Value]], family: IPFamily) -> list[bytes]:
     width = spec.key_bytes(family)
     if spec.interval:
@@ -414,9 +431,7 @@ def _encode_operation(operation: Operation, sets: dict[str, SetSpec], family: IP
             yield nf.DEL_CHAIN, 0, nf.chain(number, TABLE, name), f"delete chain {name}"
         case DeleteElements(name, elements):
             bare: Elements = dict.fromkeys(elements, b"")
-            spec = sets[name]
-            keys_only = SetSpec(name, spec.key, interval=spec.interval)
-            for portion, where in encode_elements(keys_only, bare, family):
+            for portion, where in encode_elements(keys_only(sets[name]), bare, family):
                 payload = nf.set_elements(number, TABLE, name, portion)
                 yield nf.DEL_ELEMENT, 0, payload, _name_elements("delete", name, where, len(portion))
         case AddElements(name, elements):
@@ -441,12 +456,16 @@ def _base(base: Base | None) -> tuple[str, int, int] | None:
 
 @dataclass(slots=True)
 class Found:
-    """One family's table as the kernel describes it. elements: of the sets that hansa knows, dynamic ones left out."""
+    """One family's table as the kernel describes it. elements: of the sets that hansa knows, dynamic ones left out.
+
+    counts: how many elements those of these sets have whose elements were left out as well.
+    """
 
     sets: dict[str, nf.SetShape] = field(default_factory=dict)
     chains: dict[str, nf.RawChain] = field(default_factory=dict)
     rules: dict[str, list[nf.RawRule]] = field(default_factory=dict)
     elements: dict[str, dict[bytes, Value]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def judge(found: Found, desired: Ruleset) -> Observed:

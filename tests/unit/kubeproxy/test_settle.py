@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from hansa.config import Config, LogConfig, NodePortAddresses, VModule
+from hansa.config import Config, DetectLocalMode, LogConfig, NodePortAddresses, VModule
 from hansa.kubeproxy import settle
-from hansa.kubeproxy.configuration import Decoded, decode, decode_own
-from hansa.kubeproxy.flags import parse
+from hansa.kubeproxy.configuration import Decoded, decode, decode_own, nested
+from hansa.kubeproxy.flags import FLAGS, Origin, parse
 from hansa.kubeproxy.gates import GATES, judge
-from hansa.kubeproxy.keys import API_VERSION, KIND
+from hansa.kubeproxy.keys import API_VERSION, KEYS, KIND, Key, Type
 from hansa.kubeproxy.settle import Completed, Documents, Level, Reload, StartError, Surroundings
 from hansa.net import IPFamily, parse_address, parse_prefix
 
@@ -249,6 +249,128 @@ def test_what_is_wrong_with_hansas_own_settings_is_told_by_path() -> None:
     own = decode_own({**OWN, "fullCheckPeriod": 9, "criticalServices": ["x"]})
     assert "fullCheckPeriod: 9 is not a duration" in str(error(documents=Documents(own=own)))
     assert "criticalServices[0]: 'x' names no Service" in str(error(documents=Documents(own=own)))
+
+
+# What each key of a file does: value, mode, and what it reaches. Configuration fields as above; `log.` and `api.` are
+# of `check_logging` and `api_access`.
+KEY_EFFECTS: dict[str, tuple[object, dict[str, object]]] = {
+    "hostnameOverride": ("Other", {"node_name": "other"}),
+    "bindAddress": ("192.0.2.1", {"bind_addresses": (parse_address("192.0.2.1"),)}),
+    "healthzBindAddress": ("off", {"healthz_bind_address": None}),
+    "metricsBindAddress": ("off", {"metrics_bind_address": None}),
+    "bindAddressHardFail": (True, {"bind_address_hard_fail": True}),
+    "clientConnection.kubeconfig": ("/k", {"api.kubeconfig": "/k"}),
+    "clientConnection.qps": (9, {"api.qps": 9.0}),
+    "clientConnection.burst": (9, {"api.burst": 9}),
+    "clusterCIDR": ("10.0.0.0/8", {"cluster_cidrs": (parse_prefix("10.0.0.0/8"),)}),
+    "detectLocalMode": ("NodeCIDR", {"detect_local_mode": DetectLocalMode.NODE_CIDR}),
+    "detectLocal.bridgeInterface": ("cni0", {"bridge_interface": "cni0"}),
+    "detectLocal.interfaceNamePrefix": ("veth", {"interface_name_prefix": "veth"}),
+    "nodePortAddresses": (["primary"], {"node_port_addresses": NodePortAddresses(primary=True)}),
+    "featureGates": ({"AllowServiceExternalIPs": False}, {"allow_external_ips": False}),
+    "mode": (
+        "nftables",
+        {"node_port_addresses": NodePortAddresses(primary=True), "localhost_node_ports": False},
+    ),
+    "iptables.syncPeriod": ("20s", {"sync_period_s": 20.0, "full_check_period_s": 20.0}),
+    "iptables.minSyncPeriod": ("2s", {"min_sync_period_s": 2.0}),
+    "iptables.masqueradeAll": (True, {"masquerade_all": True}),
+    "iptables.localhostNodePorts": (False, {"localhost_node_ports": False}),
+    "nftables.syncPeriod": ("20s", {"sync_period_s": 20.0, "full_check_period_s": 20.0}),
+    "nftables.minSyncPeriod": ("2s", {"min_sync_period_s": 2.0}),
+    "nftables.masqueradeAll": (True, {"masquerade_all": True}),
+    "conntrack.maxPerCore": (5, {"linux.max_per_core": 5}),
+    "conntrack.min": (5, {"linux.min_entries": 5}),
+    "conntrack.tcpEstablishedTimeout": ("5s", {"linux.tcp_established_timeout_s": 5.0}),
+    "conntrack.tcpCloseWaitTimeout": ("5s", {"linux.tcp_close_wait_timeout_s": 5.0}),
+    "conntrack.tcpBeLiberal": (True, {"linux.tcp_be_liberal": True}),
+    "conntrack.udpTimeout": ("5s", {"linux.udp_timeout_s": 5.0}),
+    "conntrack.udpStreamTimeout": ("5s", {"linux.udp_stream_timeout_s": 5.0}),
+    "oomScoreAdj": (-5, {"linux.oom_score_adj": -5}),
+    "winkernel.networkName": ("x", {"windows.network_name": "x"}),
+    "winkernel.sourceVip": ("10.0.0.2", {"windows.source_vip": (parse_address("10.0.0.2"),)}),
+    "winkernel.enableDSR": (True, {"windows.enable_dsr": True}),
+    "winkernel.rootHnsEndpointName": ("x", {"windows.root_endpoint_name": "x"}),
+    "winkernel.forwardHealthCheckVip": (True, {"windows.forward_health_check_vip": True}),
+    "logging.format": ("json", {"log.format": "json"}),
+    "logging.flushFrequency": ("9s", {"log.flush_frequency_s": 9.0}),
+    "logging.verbosity": (4, {"log.verbosity": 4}),
+    "logging.vmodule": ([{"filePattern": "a", "verbosity": 2}], {"log.vmodule": (VModule("a", 2),)}),
+    "logging.options.text.splitStream": (True, {"log.split_stream": True}),
+    "logging.options.text.infoBufferSize": ("1Ki", {"log.info_buffer_bytes": 1024}),
+    "logging.options.json.splitStream": (True, {"log.split_stream": True}),
+    "logging.options.json.infoBufferSize": ("1Ki", {"log.info_buffer_bytes": 1024}),
+}
+# What is read by `hansa proxy` itself; their own tests show it.
+OF_THE_PROCESS = {"enableProfiling", "windowsRunAsService"}
+
+
+def reached(values: dict[str, object]) -> dict[str, object]:
+    """Everything that a file's values reach."""
+    found = completed(documents=file(**nested(values)))
+    config, log, access = settle.check(found), settle.check_logging(found), settle.api_access(found)
+    parts = {"": config, "linux.": config.linux, "windows.": config.windows, "log.": log, "api.": access}
+    return {
+        f"{prefix}{name}": getattr(part, name)
+        for prefix, part in parts.items()
+        for name in type(part).__dataclass_fields__
+        if name not in ("linux", "windows")
+    }
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
+def test_every_key_does_what_it_says_and_nothing_else(key: Key) -> None:
+    around: dict[str, object] = {}
+    if key.path.startswith("nftables."):
+        around["mode"] = "nftables"
+    if key.path.startswith("logging.options."):
+        around |= {"featureGates": {"LoggingAlphaOptions": True}, "logging.format": key.path.split(".")[2]}
+    if not key.planes:
+        samples = {Type.TEXT: "1.35", Type.BOOL: True, Type.INTEGER: 7, Type.DURATION: "77s", Type.LIST: ["10.0.0.0/8"]}
+        value, effect = samples[key.type], {}
+    elif key.path in OF_THE_PROCESS:
+        value, effect = True, {}
+        assert completed(documents=file(**{key.path: True})).values[key.path] is True
+    else:
+        value, effect = KEY_EFFECTS[key.path]
+    before, after = reached(around), reached({**around, key.path: value})
+    assert {name: after[name] for name in after if after[name] != before[name]} == effect
+
+
+def test_every_flag_with_an_effect_is_in_a_table_above() -> None:
+    tried = {flag.partition("=")[0].removeprefix("--") for flag, _ in (*EFFECTS, *LINUX_EFFECTS, *WINDOWS_EFFECTS)}
+    settings = {one.name for one in FLAGS if one.planes and one.key and one.origin is not Origin.GONE}
+    elsewhere = {
+        *("kubeconfig", "kube-api-qps", "kube-api-burst", "profiling", "proxy-mode", "detect-local-mode"),
+        *("pod-bridge-interface", "pod-interface-name-prefix", "windows-service"),
+        *("v", "vmodule", "logging-format", "log-flush-frequency", "log-text-split-stream", "log-json-split-stream"),
+        *("log-text-info-buffer-size", "log-json-info-buffer-size"),
+    }
+    assert settings - tried == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["-v4"], LogConfig(verbosity=4)),
+        (["--vmodule=a=1,b*=2"], LogConfig(vmodule=(VModule("a", 1), VModule("b*", 2)))),
+        (["--logging-format=json"], LogConfig(format="json")),
+        (["--log-flush-frequency=9s"], LogConfig(flush_frequency_s=9.0)),
+        (["--feature-gates=LoggingAlphaOptions=true", "--log-text-split-stream"], LogConfig(split_stream=True)),
+        (
+            [
+                "--feature-gates=AllAlpha=true",
+                "--logging-format=json",
+                "--log-json-split-stream",
+                "--log-json-info-buffer-size=1Ki",
+                "--log-text-info-buffer-size=2Ki",
+            ],
+            LogConfig(format="json", split_stream=True, info_buffer_bytes=1024),
+        ),
+    ],
+)
+def test_flags_about_logging(words: list[str], wanted: LogConfig) -> None:
+    assert settle.check_logging(completed(*words)) == wanted
 
 
 # -- modes

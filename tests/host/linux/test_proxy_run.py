@@ -176,3 +176,19 @@ def test_a_node_of_a_family_that_the_kernel_has_not_ends_the_start(on: ProxyNode
     assert done.returncode == 1
     assert 'no support for primary IP family \\"IPv6\\"' in done.stderr
     assert "hansa" not in on.inside("nft", "list", "tables")
+
+
+def test_changed_pod_cidrs_end_it_where_pods_are_recognised_by_them(on: ProxyNode) -> None:
+    on.put(node("n1", addresses=["192.0.2.1"], pod_cidrs=["10.1.1.0/24"]))
+    process = on.start_proxy("--config-override=detectLocalMode=NodeCIDR", "--config-override=clusterCIDR=")
+    on.put(node("n1", addresses=["192.0.2.1"], pod_cidrs=["10.1.9.0/24"]))
+    assert process.wait(START_LIMIT_S) == 1
+    assert 'podCIDRs of node \\"n1\\" changed from 10.1.1.0/24 to 10.1.9.0/24' in on.log
+    assert on.inside("nft", "list", "tables").count("hansa") == 2, "rules stay"
+
+
+def test_pods_of_another_family_than_the_nodes_only_one_end_the_start(on: ProxyNode) -> None:
+    done = on.once("--cluster-cidr=fd00:10::/48")
+    assert done.returncode == 1
+    assert "kube-proxy configuration is incorrect: cannot match clusterCIDR with IPv4" in done.stderr
+    assert "hansa" not in on.inside("nft", "list", "tables")

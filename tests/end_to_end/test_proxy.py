@@ -211,6 +211,7 @@ async def test_a_node_that_comes_late_is_waited_for_and_that_can_be_seen(tmp_pat
             await until(
                 lambda: f"waiting for the addresses of Node {NODE_NAME}" in readiness(port), lambda: str(proxy.log)
             )
+            await proxy.says(f"waiting for the addresses of Node {NODE_NAME}, which is not there yet longest_s=30")
             assert held(emulator) == []
             server.put(*own)
             add_local_pods(emulator, decoded(items), NODE_NAME)

@@ -310,8 +310,10 @@ class _Proxy:
             elif hns == "emulator":
                 known = inputs.cluster_nodes(connect())
             plane = stack.enter_context(planes.open_plane(name, config, known, windows))
-            gate = NodeGate(config.node_name, needs_pod_cidrs=settle.needs_pod_cidrs(self._completed, config))
-            objects = GatedSource(plane.attend(cluster), gate, tell=self._on_node, fail=self._on_failure)
+            objects = plane.attend(cluster)
+            if inputs.is_kubernetes(source) or inputs.is_manifests(source):  # a brain knows the Node by itself
+                gate = NodeGate(config.node_name, needs_pod_cidrs=settle.needs_pod_cidrs(self._completed, config))
+                objects = GatedSource(objects, gate, tell=self._on_node, fail=self._on_failure)
             if parsed.text("hns-listen"):
                 stack.enter_context(options.offer(plane.host, parsed.text("hns-listen")))
             return self._serve(plane, objects, cluster)
@@ -382,6 +384,8 @@ class _Proxy:
         from hansa.sources import node_gate
 
         match notice:
+            case node_gate.Waiting(what, longest_s):
+                _log.info(what, longest_s=longest_s)
             case node_gate.Opened(node):
                 self._judge_node(node)
             case node_gate.AddressesChanged(before, after):

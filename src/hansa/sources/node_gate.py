@@ -27,6 +27,14 @@ class NodeFailure(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The first rules are held back. longest_s: for how long at most."""
+
+    what: str
+    longest_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """The first rules may be written. node: None = nobody has shown it, and rules are made without."""
 
@@ -44,7 +52,7 @@ class NodeGone:
     name: str
 
 
-Notice = Opened | AddressesChanged | NodeGone
+Notice = Waiting | Opened | AddressesChanged | NodeGone
 
 
 class NodeGate:
@@ -62,6 +70,7 @@ class NodeGate:
         self._held_since = 0.0
         self._is_open = False
         self._opened_with: Node | None = None
+        self._told = ""
         self.notices: list[Notice] = []
 
     def take(self, batch: Sequence[News], now: float) -> tuple[News, ...]:
@@ -87,17 +96,24 @@ class NodeGate:
         waited_s = now - self._held_since
         if self._lacks_pod_cidrs:
             if waited_s < POD_CIDR_WAIT_S:
-                return ()
+                return self._wait(POD_CIDR_WAIT_S)
             if self._node is None:
                 raise NodeFailure(f'timeout waiting for node "{self._name}" to exist')
             raise NodeFailure(f'timeout waiting for PodCIDR allocation on node "{self._name}"')
         if self._lacks_addresses and waited_s < ADDRESS_WAIT_S:
-            return ()
+            return self._wait(ADDRESS_WAIT_S)
         self._is_open = True
         self._opened_with = self._node
         self.notices.append(Opened(self._node))
         held, self._held = self._held, None
         return (held,)
+
+    def _wait(self, longest_s: float) -> tuple[News, ...]:
+        """Nothing goes on; said once for each thing that is waited for."""
+        if self.status != self._told:
+            self._told = self.status
+            self.notices.append(Waiting(self.status, longest_s))
+        return ()
 
     @property
     def due_at(self) -> float | None:

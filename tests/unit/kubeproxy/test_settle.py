@@ -525,3 +525,52 @@ def test_reload_by_flag_or_document() -> None:
     assert completed().reload is Reload.EXIT
     assert completed("--config-reload=apply").reload is Reload.APPLY
     assert completed(documents=Documents(own=decode_own({**OWN, "configReload": "ignore"}))).reload is Reload.IGNORE
+
+
+# -- as others start it
+
+COMMAND_LINES: dict[str, tuple[bool, str]] = {
+    "a static pod of GCE": (
+        False,
+        "--master=https://10.0.0.1 --kubeconfig=/var/lib/kube-proxy/kubeconfig --cluster-cidr=10.64.0.0/14 "
+        "--oom-score-adj=-998 --v=2 --feature-gates=AllAlpha=false --iptables-sync-period=1m "
+        "--iptables-min-sync-period=10s --ipvs-sync-period=1m --ipvs-min-sync-period=10s",
+    ),
+    "Calico on Windows": (
+        True,
+        "--hostname-override=win-1 --v=2 --proxy-mode=kernelspace --kubeconfig=C:\\k\\config --enable-dsr=true "
+        "--feature-gates=WinDSR=true",
+    ),
+    "Calico on Windows with VXLAN": (
+        True,
+        "--hostname-override=win-1 --v=2 --proxy-mode=kernelspace --kubeconfig=C:\\k\\config --source-vip=10.244.2.2 "
+        "--feature-gates=WinOverlay=true,IPv6DualStack=false",
+    ),
+    "Flannel on Windows": (
+        True,
+        "--v=6 --config=unused --hostname-override=win-1 --feature-gates=WinOverlay=true --source-vip=10.244.2.2",
+    ),
+    "AKS": (
+        True,
+        "--v=3 --proxy-mode=kernelspace --hostname-override=AKS000000 --kubeconfig=c:\\k\\config "
+        "--cluster-cidr=10.244.0.0/16 --enable-dsr=true --feature-gates=WinDSR=true,IPv6DualStack=false",
+    ),
+    "an old service wrapper": (
+        True,
+        "--windows-service --logtostderr=false --log-dir=C:\\k\\logs --proxy-mode=kernelspace --kubeconfig=C:\\k\\config",
+    ),
+    "k3s": (
+        False,
+        "--cluster-cidr=10.42.0.0/16 --conntrack-max-per-core=0 --conntrack-tcp-timeout-close-wait=0s "
+        "--conntrack-tcp-timeout-established=0s --healthz-bind-address=127.0.0.1 --hostname-override=n1 "
+        "--kubeconfig=/var/lib/rancher/k3s/agent/kubeproxy.kubeconfig --proxy-mode=nftables",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_command_lines_of_others_are_taken_as_they_are(name: str) -> None:
+    windows, line = COMMAND_LINES[name]
+    found = completed(*line.split(" "), windows=windows)
+    settle.check_logging(found)
+    assert settle.check(found).node_name

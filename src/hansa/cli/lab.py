@@ -71,6 +71,23 @@ def lab_run(
         save.write_text(cluster.save(), encoding="utf-8")
 
 
+@lab_app.command("shell")
+def lab_shell(file: LabFile, *, fault: Faults = None) -> None:
+    """Play with a lab on the whole terminal: send packets, break things, and watch hansa heal them."""
+    from hansa.lab.session import Session
+
+    session = Session(open_lab(file, fault))
+    try:
+        from hansa.cli.lab_shell import LabShell
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("textual"):
+            raise
+        raise ConfigError(
+            Fault("lab shell", "needs textual, which is missing", "pip install 'hansa[shell]'")
+        ) from error
+    LabShell(session).run()
+
+
 @lab_app.command("faults")
 def lab_faults() -> None:
     """List what can be broken on purpose, and how to write it."""

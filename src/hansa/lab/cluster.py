@@ -205,8 +205,8 @@ class Cluster:
 
     def settle(self, *, audit: bool = False) -> None:
         """Have hansa bring every Windows node to the desired state, as far as it can."""
-        for node in self.windows.values():
-            self._settle(node, audit=audit)
+        for name in self.windows:
+            self._settle(name, audit=audit)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """The API says something new, to every node."""
@@ -218,14 +218,20 @@ class Cluster:
             pipeline.take()
         self.lab = replace(self.lab, changes=(*self.lab.changes, *told))
 
-    def _settle(self, node: WindowsNode, *, audit: bool) -> None:
+    def sync(self, name: str, *, audit: bool) -> SyncReport:
+        """One sync of one Windows node, as of now."""
+        node = self.windows[name]
+        message = node.pipeline.take()
+        assert message is not None, "a lab tells of every kind that it is complete"
+        report = node.dataplane.sync(message, now=self.now, audit=audit)
+        node.report = report
+        self._note_report(node, report)
+        return report
+
+    def _settle(self, name: str, *, audit: bool) -> None:
         end = self.now + QUIET_S
         while True:
-            message = node.pipeline.take()
-            assert message is not None, "a lab tells of every kind that it is complete"
-            report = node.dataplane.sync(message, now=self.now, audit=audit)
-            node.report = report
-            self._note_report(node, report)
+            report = self.sync(name, audit=audit)
             if report.ok or self.now >= end:
                 return
             self.now = max(self.now + 0.1, report.retry_at or self.now)

@@ -432,6 +432,11 @@ def _settings(completed: Completed) -> dict[str, object]:
     found["nodePortAddresses"] = ("primary",) if mode == NFTABLES and not addresses else addresses
     if values["conntrack.maxPerCore"] == 0:
         found["conntrack.min"] = 0
+    # What nobody reads may be wrong, as it may be for kube-proxy: one file serves all nodes of a cluster.
+    if values["detectLocalMode"] not in ("", DetectLocalMode.CLUSTER_CIDR.value):
+        del found["clusterCIDR"]
+    if not completed.surroundings.windows:
+        found = {path: value for path, value in found.items() if not path.startswith("winkernel.")}
     name = gates.ALLOW_SERVICE_EXTERNAL_IPS
     found["featureGates"] = {name: completed.enabled[name]}
     return {**found, **completed.own}

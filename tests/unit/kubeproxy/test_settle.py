@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hansa.config import Config, DetectLocalMode, LogConfig, NodePortAddresses, VModule
 from hansa.kubeproxy import settle
-from hansa.kubeproxy.configuration import Decoded, decode, decode_own, nested
+from hansa.kubeproxy.configuration import Decoded, decode, decode_own, nested, validate
 from hansa.kubeproxy.flags import FLAGS, Origin, parse
 from hansa.kubeproxy.gates import GATES, judge
-from hansa.kubeproxy.keys import API_VERSION, KEYS, KIND, Key, Type
+from hansa.kubeproxy.keys import API_VERSION, KEYS, KIND, WINDOWS_ONLY, Key, Type
 from hansa.kubeproxy.settle import Completed, Documents, Level, Reload, StartError, Surroundings
 from hansa.net import IPFamily, parse_address, parse_prefix
 
@@ -305,9 +307,9 @@ KEY_EFFECTS: dict[str, tuple[object, dict[str, object]]] = {
 OF_THE_PROCESS = {"enableProfiling", "windowsRunAsService"}
 
 
-def reached(values: dict[str, object]) -> dict[str, object]:
+def reached(values: dict[str, object], *, windows: bool) -> dict[str, object]:
     """Everything that a file's values reach."""
-    found = completed(documents=file(**nested(values)))
+    found = completed(documents=file(**nested(values)), windows=windows)
     config, log, access = settle.check(found), settle.check_logging(found), settle.api_access(found)
     parts = {"": config, "linux.": config.linux, "windows.": config.windows, "log.": log, "api.": access}
     return {
@@ -333,7 +335,8 @@ def test_every_key_does_what_it_says_and_nothing_else(key: Key) -> None:
         assert completed(documents=file(**{key.path: True})).values[key.path] is True
     else:
         value, effect = KEY_EFFECTS[key.path]
-    before, after = reached(around), reached({**around, key.path: value})
+    windows = key.planes == WINDOWS_ONLY
+    before, after = reached(around, windows=windows), reached({**around, key.path: value}, windows=windows)
     assert {name: after[name] for name in after if after[name] != before[name]} == effect
 
 
@@ -557,7 +560,7 @@ COMMAND_LINES: dict[str, tuple[bool, str]] = {
     ),
     "an old service wrapper": (
         True,
-        "--windows-service --logtostderr=false --log-dir=C:\\k\\logs --proxy-mode=kernelspace --kubeconfig=C:\\k\\config",
+        "--windows-service --logtostderr=false --log-dir=C:\\k\\logs --proxy-mode=kernelspace --kubeconfig=C:\\k\\c",
     ),
     "k3s": (
         False,
@@ -574,3 +577,54 @@ def test_command_lines_of_others_are_taken_as_they_are(name: str) -> None:
     found = completed(*line.split(" "), windows=windows)
     settle.check_logging(found)
     assert settle.check(found).node_name
+
+
+# -- any file
+
+ADDRESSES = st.sampled_from(
+    ["0.0.0.0", "::", "192.0.2.1", "010.0.0.1", "fd00::1", "[::1]", "x", "", "1.2.3.4:5", "off"]
+)
+PREFIXES = st.sampled_from(
+    ["10.0.0.0/8", "fd00::/48", "10.0.0.0", "x/8", "", "primary", "::ffff:10.0.0.0/104", " 10.0.0.0/8"]
+)
+WORDS = st.sampled_from(["", "x", "iptables", "ipvs", "nftables", "kernelspace", "NodeCIDR", "BridgeInterface", "json"])
+SAMPLES: dict[Type, st.SearchStrategy[object]] = {
+    Type.TEXT: st.one_of(ADDRESSES, PREFIXES, WORDS, st.lists(PREFIXES, max_size=3).map(",".join)),
+    Type.BOOL: st.booleans(),
+    Type.INTEGER: st.sampled_from([-1001, -1, 0, 1, 14, 32, 65536, 2**31 - 1]),
+    Type.NUMBER: st.sampled_from([-1.0, 0.0, 0.5, 9]),
+    Type.DURATION: st.sampled_from(["0s", "1s", "-1s", "500ms", "1h", "2540400h"]),
+    Type.FLUSH_PERIOD: st.sampled_from([0, -1, 5_000_000_000, "1s"]),
+    Type.LIST: st.lists(PREFIXES, max_size=3),
+    Type.GATES: st.dictionaries(st.sampled_from([*GATES, "Unknown"]), st.booleans(), max_size=4),
+    Type.VMODULE: st.lists(st.just({"filePattern": "a", "verbosity": 1}), max_size=2),
+    Type.QUANTITY: st.sampled_from(["0", "1Mi", "5"]),
+}
+
+
+@st.composite
+def any_file(draw: st.DrawFn) -> dict[str, object]:
+    chosen = draw(st.lists(st.sampled_from(KEYS), max_size=8, unique_by=lambda key: key.path))
+    return {key.path: draw(SAMPLES[key.type]) for key in chosen}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(any_file(), st.booleans())
+def test_what_kube_proxy_would_take_hansa_takes_and_what_it_refuses_is_refused_by_it(
+    values: dict[str, object], windows: bool
+) -> None:
+    """Its checks come first and are enough: what passes them becomes a configuration."""
+    words = ["--hns=emulator"] if windows else ["--accept-mode=iptables,ipvs"]
+    try:
+        found = completed(*words, documents=file(**nested(values)), windows=windows)
+        settle.check_logging(found)
+        problems = validate(found.values, windows=windows, accepted_modes=found.accepted_modes)
+    except StartError:
+        return  # an earlier step has the word
+    if problems:
+        with pytest.raises(StartError, match=r"failed validate: \[?KubeProxyConfiguration\."):
+            settle.check(found)
+    elif windows and found.values["winkernel.sourceVip"]:
+        pass  # kube-proxy finds out later, when it parses it
+    else:
+        settle.check(found)

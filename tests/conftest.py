@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.guarantees.listing import listing
 from tests.scenarios import summary
 
 # How long an example takes tells of the machine, which others may be busy on, and not of hansa.
@@ -45,6 +46,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                     partly[scenario] = without
                 else:
                     in_full.add(scenario)
+    ran = (
+        (report.nodeid, outcome)
+        for outcome in ("passed", "skipped", "failed", "error")
+        for report in terminalreporter.stats.get(outcome, ())
+    )
+    for line in listing(ran):
+        terminalreporter.write_line(line)
     if covered or failed:
         partly = {name: part for name, part in partly.items() if name not in in_full}
         for line in summary(covered - failed, partly, failed):

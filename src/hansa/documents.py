@@ -141,6 +141,7 @@ def state_head(state: EngineState, moment: Moment, *, node_name: str, mode: str)
         "retries": [
             {
                 "key": one.key,
+                "owners": list(one.owners),
                 "class": one.error_class,
                 "error": one.error,
                 "failures": one.failures,

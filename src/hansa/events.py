@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from hansa.api.objects import Kind, ObjectKey, ServiceKey
 from hansa.config import Config
-from hansa.dataplanes.base import HostState, Outcome, Shortfall
+from hansa.dataplanes.base import HostState, Outcome, Shortfall, Waiting
 from hansa.engine import EngineState
 from hansa.pipeline import Pipeline
 
@@ -120,6 +120,7 @@ def statements(state: EngineState, config: Config, now: float, pipeline: Pipelin
     """Everything that is to be known about this node, and about the Services that it speaks for."""
     found = [
         *_sync_failing(state, config, now),
+        *_refused(state, config),
         *_shortfalls(state, config, pipeline),
         *_conflicts(state, config, pipeline),
         *_malformed(state, config, pipeline),
@@ -150,6 +151,35 @@ def _why_failing(state: EngineState) -> str:
     refused = [one for one in report.results if one.outcome is Outcome.FAILED]
     why = f"; {refused[0].change.kind} {refused[0].change.key}: {refused[0].error}" if refused else ""
     return f"not as desired on the host: {_named(report.pending)}{why}"
+
+
+def _refused(state: EngineState, config: Config) -> Iterator[Statement]:
+    """F92: what this node's host has refused more than once, or for good, by Service. Told again for each new service
+    port and class of error; every node that is in trouble tells it, for the reason is the node's own.
+    """
+    by_service: dict[ServiceKey, list[Waiting]] = {}
+    for one in state.report.waiting if state.report is not None else ():
+        if one.failures > 1 or one.error_class in _FOR_GOOD:
+            for namespace, name in {_service_of(owner) for owner in one.owners}:
+                by_service.setdefault(ServiceKey(namespace, name), []).append(one)
+    for key, every in sorted(by_service.items()):
+        own = frozenset(
+            (owner, one.error_class)
+            for one in every
+            for owner in one.owners
+            if _service_of(owner) == (key.namespace, key.name)
+        )
+        note = f"node {config.node_name}: {_named((f'{one.key}: {one.error}' for one in every), '; ')}"
+        yield Statement(Event("HostRefused", "Sync", service(key), shortened(note)), own)
+
+
+_FOR_GOOD = frozenset({"rejected", "exhausted"})  # classes that do not pass by themselves
+
+
+def _service_of(owner: str) -> tuple[str, str]:
+    """Of `NAMESPACE/NAME:PORT`."""
+    namespace, _, rest = owner.partition("/")
+    return namespace, rest.partition(":")[0]
 
 
 def _shortfalls(state: EngineState, config: Config, pipeline: Pipeline) -> Iterator[Statement]:

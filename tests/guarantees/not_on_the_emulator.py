@@ -35,10 +35,5 @@ ELSEWHERE: dict[str, Elsewhere] = {
     "F80": Elsewhere(False, "flows that the switch keeps after their backend has left are not visible through HNS"),
     "F82": Elsewhere(True, "hairpin on l2bridge is the switch's doing; F56 removes the part that hansa could cause"),
     "F83": Elsewhere(False, "whether packets reach a HostProcess pod through the stand-in depends on the network type"),
-    "F86": Elsewhere(True, "the answer of /healthz is given by the health server", "the tests of the health server"),
-    "F88": Elsewhere(True, "the answer of a healthCheckNodePort is given by the health server", "the same"),
-    "F89": Elsewhere(True, "metrics are counted around the engine", "the tests of the metrics"),
-    "F90": Elsewhere(True, "explain, dump and diff are commands", "the tests of the commands"),
-    "F92": Elsewhere(True, "Kubernetes events are written by a part of their own", "the tests of the events"),
     "F93": Elsewhere(False, "memory and CPU of the HNS process over days: a soak test on a node"),
 }

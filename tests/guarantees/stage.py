@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -54,6 +54,9 @@ class _Guarded:
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[PlannedChange]:
         return self._node.dataplane.plan(changes, now=now)
+
+    def describe(self) -> Sequence[Mapping[str, object]]:
+        return self._node.dataplane.describe()
 
     def renew(self, owners: Collection[ServicePortName]) -> None:
         self._node.renew(*owners)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.guarantees.listing import listing
 from tests.guarantees.not_on_the_emulator import ELSEWHERE
 
 HERE = Path(__file__).parent
@@ -72,6 +73,27 @@ def test_each_guarantee_says_in_one_line_what_it_promises(row: str) -> None:
         assert 30 <= len(first) <= 120, f"{name}: {first!r}"
         assert first.endswith("."), f"{name}: {first!r}"
         assert not first.startswith(row), f"{name}: say what it promises, not its number"
+
+
+@pytest.mark.parametrize("file", sorted(HERE.glob("test_*.py")), ids=lambda file: file.stem)
+def test_none_is_skipped(file: Path) -> None:
+    """What this machine cannot show is listed with its reason; a test that exists runs everywhere."""
+    names = {
+        node.attr for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
+    assert not names & {"skip", "skipif", "xfail", "importorskip"}
+
+
+def test_a_whole_run_lists_every_row_and_a_part_of_it_none() -> None:
+    reports = [(f"tests/guarantees/test_f.py::{name}[x]", "passed") for tests in TESTED.values() for name, _ in tests]
+    reports += [("tests/guarantees/test_g_scenarios.py::test_G_HashEndpoints", "passed")]
+    reports += [("tests/guarantees/test_f.py::test_F01_after_any_changes[y]", "failed")]
+    reports += [("tests/unit/test_net.py::test_F02_no", "failed")]
+    told = listing(reports)
+    assert {line.split()[0] for line in told[1:]} == {*ROWS, "G"}
+    assert "F01  failed: after_any_changes" in "\n".join(told)
+    assert not [line for line in told if "F02" in line and "failed" in line]
+    assert listing(reports[:20]) == []
 
 
 def test_what_needs_a_node_is_on_the_page_for_nodes() -> None:

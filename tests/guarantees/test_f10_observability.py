@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from tests.api_server import ApiServer
 from tests.engine_stage import in_loop
 from tests.guarantees.node import (
     BRIDGE_DUAL,
@@ -18,17 +27,58 @@ from tests.guarantees.node import (
     at_frontend,
     bridge,
     many,
+    plain,
 )
-from tests.guarantees.stage import stage
+from tests.guarantees.stage import Served, served, stage
 
-from hansa.api.objects import Policy
+from hansa import cli
+from hansa.api.change import Delete
+from hansa.api.objects import EndpointSlice, Policy, Service
 from hansa.engine import SYNCS_FROM
 from hansa.hns.api import HnsKind, HnsVerb, HResult
-from hansa.hns.emulator import Build, LeavePartial, LoseReply, Refuse
-from hansa.testing import L1, L2, R1, R2, WEB, endpoint, endpoint_slice, node, port, service, slice_port
+from hansa.hns.emulator import FUTURE, Build, LeavePartial, LoseReply, Refuse
+from hansa.hns.schema import LbFlags
+from hansa.sources.kubernetes.client import KubernetesSource
+from hansa.testing import (
+    L1,
+    L2,
+    R1,
+    R2,
+    WEB,
+    config,
+    endpoint,
+    endpoint_slice,
+    manifest,
+    node,
+    port,
+    service,
+    slice_port,
+)
 
 LB, EP = HnsKind.LOAD_BALANCER, HnsKind.ENDPOINT
 CLUSTER_IP = "10.96.0.10:80/tcp"
+Output = tuple[int, str, str]
+
+
+@pytest.fixture
+def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Output]:
+    """The command as people type it: exit code, output, errors."""
+
+    def call(*arguments: object) -> Output:
+        monkeypatch.setattr("sys.argv", ["hansa", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    monkeypatch.delenv("KUBE_NETWORK", raising=False)
+    return call
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
 
 
 def test_F87_the_health_check_of_a_vip_reaches_this_host_in_both_families() -> None:
@@ -55,6 +105,181 @@ def test_F87_the_health_check_of_a_vip_reaches_this_host_in_both_families() -> N
 
 
 USUAL = logging.INFO - SYNCS_FROM  # the verbosity that people run with
+
+
+# --- health ---
+
+NO_TIME = {"min_sync_period_s": 0.0}
+
+
+@in_loop
+async def test_F86_health_fails_while_anything_desired_is_missing_for_too_long_and_comes_back() -> None:
+    """Every create fails, or a single one: 200 for the health timeout, 503 after it, 200 once HNS has taken all."""
+    for where in (None, at_frontend("203.0.113.80:80/tcp")):
+        on_node = bridge(WEB, endpoint_slice("web-a", [L1]))
+        on_node.refuse(0x803B0007, HnsVerb.CREATE, LB, where=where, times=None)
+        async with served(on_node) as on:
+            assert (await on.health()).code == 200
+            await on.on.pass_time(59.0)
+            assert (await on.health()).code == 200
+            await on.on.pass_time(2.0)
+            answer = await on.health()
+            assert answer.code == 503
+            assert [family["healthy"] for family in answer.data["status"].values()] == [False, True]
+            on_node.emulator.faults.clear()
+            await on.on.pass_time(40.0)
+            assert (await on.health()).code == 200
+
+
+@in_loop
+async def test_F86_an_hns_that_is_away_is_not_healthy_either_and_no_check_waits_for_it() -> None:
+    """Nothing is concluded about objects; that nothing can be done is."""
+    on_node = bridge(WEB, endpoint_slice("web-a", [L1]))
+    async with served(on_node, **NO_TIME) as on:
+        on_node.emulator.stop()
+        await on.on.say(service("api", cluster_ips=["10.96.0.11"]), endpoint_slice("api-a", [L1], service="api"))
+        await on.on.pass_time(100.0)
+        assert (await on.health()).code == 503
+        assert (await on.health("/livez")).code == 503
+        on_node.emulator.start()
+        await on.on.pass_time(30.0)
+        assert (await on.health()).code == 200
+
+
+@in_loop
+async def test_F88_a_service_health_port_does_not_vouch_for_what_hns_has_not_taken() -> None:
+    """A local pod, and no load balancer for the VIP: 503. As soon as HNS has it: 200. A pod that goes: 503 at once."""
+    port_number = free_port()
+    web = replace(
+        WEB,
+        external_ips=(),
+        external_policy=Policy.LOCAL,
+        health_check_node_port=port_number,
+        cluster_ips=WEB.cluster_ips,
+    )
+    on_node = bridge(web, endpoint_slice("web-a", [L1]))
+    on_node.refuse(0x803B0007, HnsVerb.CREATE, LB, where=at_frontend("203.0.113.80:80/tcp"), times=None)
+    async with served(on_node, **NO_TIME) as on:
+        url = f"http://127.0.0.1:{port_number}/"
+        await on.on.until(lambda: bool(on.servers.health_checks.listening))
+        answer = await on.ask(url)
+        assert (answer.code, answer.data["localEndpoints"]) == (503, 0)
+        on_node.emulator.faults.clear()
+        await on.on.pass_time(40.0)
+        answer = await on.ask(url)
+        assert (answer.code, answer.data["localEndpoints"]) == (200, 1)
+        on_node.emulator.stop()
+        await on.on.say(endpoint_slice("web-a", [L2]))
+        await on.on.pass_time(100.0)
+        assert (await on.ask(url)).code == 503, "hansa has not been able to do anything for longer than the timeout"
+        on_node.emulator.start()
+        await on.on.pass_time(30.0)
+        assert (await on.ask(url)).code == 200
+        await on.on.synced(endpoint_slice("web-a", [R1]))
+        assert (await on.ask(url)).code == 503
+
+
+# --- metrics ---
+
+
+@in_loop
+async def test_F89_latency_calls_errors_objects_and_retries_are_measured_on_windows() -> None:
+    """What a node of kube-proxy never tells: each number is checked against what has happened to this HNS."""
+    on_node = bridge(WEB, endpoint_slice("web-a", [L1]), *many(2))
+    on_node.add_balancer("198.51.100.9", owner="other")
+    on_node.refuse(0x80070057, HnsVerb.CREATE, LB, where=at_frontend("203.0.113.80:80/tcp"), times=None)
+    calls = on_node.guard.calls
+    async with served(on_node, **NO_TIME) as on:
+        await on.on.pass_time(5.0)
+        caused = on.on.clock.wall() - 2.5
+        await on.on.synced(replace(endpoint_slice("web-a", [L1, R1]), trigger_time=caused))
+        await on.on.pass_time(31.0)
+
+        latency = await on.values("kubeproxy_network_programming_duration_seconds_count")
+        assert latency['{ip_family="IPv4"}'] == 1
+        assert (await on.values("kubeproxy_network_programming_duration_seconds_sum"))['{ip_family="IPv4"}'] >= 2.5
+        made = await on.values("hansa_host_calls_total")
+        assert sum(made.values()) == on_node.guard.calls - calls
+        assert made['{verb="create",result="ok"}'] == on_node.count(HnsVerb.CREATE) - on_node.emulator.faults.hits
+        refused = await on.values("hansa_host_call_errors_total")
+        assert refused == {'{verb="create",code="0x80070057"}': on_node.emulator.faults.hits}
+        failures = await on.values("hansa_step_failures_total")
+        assert failures['{class="rejected"}'] == on_node.emulator.faults.hits > 0
+        objects = await on.values("hansa_host_objects")
+        assert objects['{object="load balancer",state="desired"}'] == 6
+        assert objects['{object="load balancer",state="observed"}'] == 5
+        assert objects['{object="load balancer",state="foreign"}'] == 1
+        assert (await on.values("hansa_pending_objects"))['{ip_family="IPv4"}'] == 1
+        assert await on.values("hansa_backoff_objects") == {'{class="rejected"}': 1}
+        assert 0 < (await on.values("hansa_next_retry_seconds"))[""] <= 72
+        assert (await on.values("kubeproxy_sync_proxy_rules_duration_seconds_count"))['{ip_family="IPv4"}'] >= 2
+
+        on_node.emulator.faults.clear()
+        await on.on.pass_time(80.0)
+        assert await on.values("hansa_backoff_objects") == {}
+        assert (await on.values("hansa_pending_objects"))['{ip_family="IPv4"}'] == 0
+
+
+# --- why ---
+
+
+@in_loop
+async def test_F90_a_running_hansa_tells_of_a_service_what_it_wants_what_there_is_and_why_the_rest_is_not() -> None:
+    """Frontends, ids, flags, the last error in HNS's words, and a reason for each endpoint that is not used."""
+    unready = replace(L2, ready=False, serving=False)
+    on_node = bridge(WEB, endpoint_slice("web-a", [L1, unready, R1]), enable_dsr=True)
+    on_node.refuse(0x803B000D, HnsVerb.CREATE, LB, where=at_frontend("203.0.113.80:80/tcp"), times=None)
+    async with served(on_node, **NO_TIME) as on:
+        state = (await on.metrics("/debug/state?service=d/web")).data
+        (retry,) = state["retries"]
+        assert (retry["key"], retry["class"], retry["failures"]) == ("203.0.113.80:80/tcp", "rejected", 1)
+        assert "0x803B000D" in retry["error"]
+        assert retry["owners"] == ["d/web:http"]
+        assert retry["retryAt"] is not None
+        (web,) = state["services"]
+        (excluded,) = web["ports"][0]["excluded"]
+        assert excluded["endpoint"] == f"{LOCAL_2}:8080"
+        assert "not ready" in excluded["why"]
+        assert len(web["rules"]) == 4
+
+        rows = {row["frontend"]: row for row in (await on.metrics("/debug/hansa/objects")).data["objects"]}
+        cluster_ip = rows[CLUSTER_IP]
+        held = on_node.balancers()[CLUSTER_IP]
+        assert cluster_ip["loadBalancer"].upper() == held.guid
+        assert cluster_ip["flags"] == ["DSR"]
+        assert {each["endpoint"].upper() for each in cluster_ip["endpoints"]} == set(held.endpoints)
+        assert cluster_ip["state"] is None
+        absent = rows["203.0.113.80:80/tcp"]
+        assert absent["loadBalancer"] is None
+        assert "0x803B000D" in absent["state"]
+
+
+def test_F90_dump_and_difference_work_without_the_node(hansa: Callable[..., Output], tmp_path: Path) -> None:
+    """A saved node: what it holds, what is wrong on it, and what a sync would change, by commands on any machine."""
+    on = bridge(WEB, endpoint_slice("web-a", [L1, R1]))
+    on.settle()
+    on.remove_balancer(CLUSTER_IP)
+    on.alter_balancer("203.0.113.7:80/tcp", flags=LbFlags.DSR)
+    saved, cluster = tmp_path / "node.json", tmp_path / "cluster.yaml"
+    saved.write_text(on.emulator.dump(), encoding="utf-8")
+    cluster.write_text(yaml.safe_dump_all([manifest(each) for each in on.objects.values()]), encoding="utf-8")
+    common = ("--source", cluster, "--node-name", "n1", "--hns", f"emulator:{saved}")
+    code, out, _ = hansa("hns", "ls", "loadbalancers", "--hns", f"emulator:{saved}", "-o", "json")
+    assert (code, len(json.loads(out))) == (0, 3)
+    code, out, _ = hansa("plan", *common, "-o", "json")
+    assert code == 0
+    steps = {(step["verb"], step["key"]): step["why"] for step in json.loads(out)}
+    assert steps == {
+        ("create", CLUSTER_IP): "missing",
+        ("replace", "203.0.113.7:80/tcp"): "flags differ",
+    }
+    code, out, _ = hansa("doctor", *common, "-o", "json")
+    assert CLUSTER_IP in out
+    assert "203.0.113.7:80/tcp" in out
+    assert saved.read_text(encoding="utf-8") == on.emulator.dump(), "nothing is written by looking"
+
+
+# --- what is said ---
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -107,6 +332,97 @@ def test_F91_an_alarm_that_lasts_is_said_once(caplog: pytest.LogCaptureFixture) 
     """The sentence of the alarm does not change with the time that it lasts."""
     caplog.set_level(USUAL, logger="hansa")
     _an_alarm_lasts(caplog)
+
+
+@in_loop
+async def test_F92_a_service_that_hns_refuses_gets_one_event_for_each_port_and_class() -> None:
+    """Not for a refusal that passes, not again while it lasts, and again when another class of error joins it."""
+    api = service("api", cluster_ips=["10.96.0.11"])
+    on_node = bridge(WEB, endpoint_slice("web-a", [L1]), api, endpoint_slice("api-a", [L1], service="api"))
+    on_node.refuse(0x803B000D, HnsVerb.CREATE, LB, where=at_frontend("203.0.113.80:80/tcp"), times=None)
+    on_node.refuse(0x803B0007, HnsVerb.CREATE, LB, where=at_frontend("10.96.0.11:80/tcp"), times=1)
+    async with ApiServer() as server, served(on_node, KubernetesSource(server.connection(), config()), **NO_TIME) as on:
+        await on.on.pass_time(20.0)
+        (event,) = await _told(on, server, "HostRefused", 1)
+        assert (event["regarding"]["kind"], event["regarding"]["name"], event["type"]) == ("Service", "web", "Warning")
+        assert "203.0.113.80:80/tcp: " in event["note"]
+        assert "0x803B000D" in event["note"]
+        assert "n1" in event["note"]
+        await on.on.pass_time(600.0)
+        await _told(on, server, "HostRefused", 1)
+        on_node.refuse(0x803B0007, HnsVerb.CREATE, LB, where=at_frontend(CLUSTER_IP), times=None)
+        on_node.remove_balancer(CLUSTER_IP)
+        await on.on.pass_time(60.0)
+        events = await _told(on, server, "HostRefused", 2)
+        assert "0x803B0007" in events[-1]["note"]
+
+
+async def _told(on: Served, server: ApiServer, reason: str, count: int) -> list[dict[str, Any]]:
+    """All Events of that reason, once there are so many; and no more."""
+
+    def found() -> list[dict[str, Any]]:
+        return [one for one in server.told.values() if one["reason"] == reason]
+
+    assert on.servers.events is not None
+    async with asyncio.timeout(10):
+        while len(found()) < count:
+            await asyncio.sleep(0.01)
+            await on.servers.events.written()
+    assert len(found()) == count
+    return found()
+
+
+FEATURES: Mapping[str, Any] = {
+    "source-ranges": {"source_ranges": ["198.51.100.0/24"]},
+    "session-affinity-timeout": {"affinity_timeout_s": 10800},
+    "sctp": {"ports": [port("sig", 3868, protocol="SCTP")]},
+}
+
+
+def _asking(feature: str) -> tuple[Service, EndpointSlice]:
+    """A Service that asks for something that this HNS cannot do, with an endpoint here."""
+    fields = {"cluster_ips": ["10.96.0.40"], "type": "LoadBalancer", "load_balancer_vips": ["203.0.113.40"]}
+    asking = service("odd", **fields | FEATURES[feature])
+    ports = [slice_port(each.name, each.port, protocol=each.protocol) for each in asking.ports]
+    return asking, endpoint_slice("odd-a", [L1], service="odd", ports=ports)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_F84_what_hns_cannot_do_is_a_line_a_metric_an_event_and_in_the_state(
+    feature: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each once, when it begins; and no more of it when the Service asks for it no more."""
+    caplog.set_level(logging.INFO, logger="hansa")
+
+    @in_loop
+    async def live() -> None:
+        on_node = bridge(WEB, endpoint_slice("web-a", [L1]), build=plain(FUTURE))
+        asking, piece = _asking(feature)
+        async with (
+            ApiServer() as server,
+            served(on_node, KubernetesSource(server.connection(), config()), **NO_TIME) as on,
+        ):
+            assert await on.values("hansa_shortfalls") == {}
+            await on.on.synced(asking, piece)
+            await on.on.pass_time(60.0)
+            told = [line for line in lines(caplog) if line.startswith("shortfall ") and f"feature={feature} " in line]
+            assert told
+            assert len(set(told)) == len(told), "each once"
+            assert all("owner=d/odd:" in line for line in told)
+            counted = await on.values("hansa_shortfalls")
+            assert counted[f'{{feature="{feature}"}}'] == len(told)
+            state = (await on.metrics("/debug/state")).data
+            assert [one["feature"] for one in state["shortfalls"]].count(feature) == len(told)
+            events = await _told(on, server, "Shortfall", 2)
+            of_service = [one for one in events if one["regarding"]["kind"] == "Service"]
+            assert [(one["regarding"]["name"], one["type"]) for one in of_service] == [("odd", "Warning")]
+            assert feature in of_service[0]["note"]
+            await on.on.synced(Delete(asking.object_key), Delete(piece.object_key))
+            await on.on.pass_time(60.0)
+            assert await on.values("hansa_shortfalls") == {}
+            await _told(on, server, "Shortfall", 2)
+
+    live()
 
 
 @pytest.mark.parametrize("build", [WITHOUT_MODIFY, WITH_MODIFY], ids=["replace", "modify"])

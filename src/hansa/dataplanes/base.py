@@ -83,7 +83,8 @@ class ObjectCounts(NamedTuple):
 class Waiting(NamedTuple):
     """An object that the host refused and that is tried again.
 
-    retry_at: monotonic time, None = not before something changes. failures: in a row, of this class.
+    retry_at: monotonic time, None = not before something changes. failures: in a row, of this class. owners: the
+    service ports that it is for, as `NAMESPACE/NAME:PORT`.
     """
 
     key: str
@@ -91,6 +92,7 @@ class Waiting(NamedTuple):
     error: str
     failures: int
     retry_at: float | None
+    owners: tuple[str, ...] = ()
 
 
 class ConntrackRun(NamedTuple):

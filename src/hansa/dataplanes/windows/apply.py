@@ -137,7 +137,7 @@ class WindowsDataplane:
             call_times=self._client.take_times(),
             objects=self._census,
             backing_off=self._backoff.by_class(),
-            waiting=self._backoff.waiting(),
+            waiting=self._backoff.waiting(self._owners_of),
             idle_locals=tuple(
                 sorted((each for each, since in self._idle.items() if now - since >= IDLE_S), key=address_order)
             ),
@@ -531,6 +531,17 @@ class WindowsDataplane:
             pending_by_family=self._status.pending_by_family,
             calls_by_verb=calls_by_verb,
         )
+
+    def _owners_of(self, key: RetryKey) -> tuple[str, ...]:
+        match key:
+            case tuple():
+                desired = self._wanted.balancers.get(key)
+                return desired.owners if desired is not None else ()
+            case str():
+                return ()
+            case _:
+                balancers = self._wanted.balancers
+                return tuple(sorted({owner for user in self._wanted.users(key) for owner in balancers[user].owners}))
 
     def _conditions(self, now: float) -> Iterator[str]:
         if not self._complete:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
@@ -101,7 +102,7 @@ class Backoff:
         """How many keys have failed and not come right since, by the class of their error."""
         return Counter(retry.error_class.value for retry in self._retries.values())
 
-    def waiting(self) -> tuple[Waiting, ...]:
+    def waiting(self, owners_of: Callable[[RetryKey], tuple[str, ...]]) -> tuple[Waiting, ...]:
         """What the host has refused, by key."""
         found = [
             Waiting(
@@ -110,11 +111,12 @@ class Backoff:
                 retry.error,
                 retry.failures,
                 retry.until if retry.until < NEVER else None,
+                owners_of(key),
             )
             for key, retry in self._retries.items()
             if retry.error
         ]
-        return tuple(sorted(found))
+        return tuple(sorted(found, key=lambda one: one.key))
 
     def items(self) -> list[tuple[RetryKey, Retry]]:
         return list(self._retries.items())

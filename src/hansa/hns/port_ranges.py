@@ -21,7 +21,7 @@ from hansa.net import IPFamily, Protocol
 NETSH_WITHIN_S = 5.0
 _FAMILIES = ((IPFamily.IPV4, "ipv4"), (IPFamily.IPV6, "ipv6"))
 _PROTOCOLS = (Protocol.TCP, Protocol.UDP)
-_RANGE = re.compile(r"^\s*(\d+)\s+(\d+)\s*\*?\s*$", re.MULTILINE)
+_RANGE = re.compile(r"^\s*(\d{1,6})\s+(\d{1,6})\s*\*?\s*$", re.MULTILINE)
 
 
 class PortRange(NamedTuple):
@@ -50,13 +50,17 @@ class TakenPorts:
     excluded: tuple[PortRange, ...] = ()
 
 
+# Not within longer digits: no port has more, and what looks for one in thousands of them never ends.
+_LAST_NUMBER = re.compile(r"(?<!\d)(\d{1,6})[^\S\n]*+$", re.MULTILINE)
+
+
 def parse_dynamic(text: str) -> PortRange | None:
     """What `netsh int ipv4 show dynamicport tcp` prints: first port and count end its lines. None = something else.
 
     >>> str(parse_dynamic("Protocol tcp Dynamic Port Range\\n---\\nStart Port : 49152\\nNumber of Ports : 16384\\n"))
     '49152-65535'
     """
-    match [int(number) for number in re.findall(r"(\d+)[^\S\n]*$", text, re.MULTILINE)]:
+    match [int(number) for number in _LAST_NUMBER.findall(text)]:
         case [first, count] if count > 0:
             return PortRange(first, first + count - 1)
         case _:

@@ -91,7 +91,7 @@ def _object(text: str) -> dict[str, object] | None:
     """The JSON object with lower-case names, None if the text is no object."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None

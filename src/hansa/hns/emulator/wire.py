@@ -87,7 +87,7 @@ def _encode(values: list[object]) -> bytes:
 def _decode(line: bytes) -> object:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedLine(f"not a JSON line: {_short(line)}") from error
 
 

@@ -46,7 +46,7 @@ from hansa.sources.kubernetes.kubeconfig import (
     parse_kubeconfig,
 )
 from hansa.sources.kubernetes.lines import LineSplitter
-from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, Request, Watch, WatchSettings, status_message
+from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, UNREADABLE, Request, Watch, WatchSettings, status_message
 from hansa.sources.selection import NODES_PATH, Selection, selection
 
 __all__ = ["ClientSettings", "EventClient", "KubernetesSource", "Written", "load_connection", "read_nodes"]
@@ -342,7 +342,7 @@ class _Items(msgspec.Struct):
 def _count_items(page: bytes) -> int | None:
     try:
         return len(msgspec.json.decode(page, type=_Items).items or ())
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 
@@ -442,14 +442,17 @@ class EventClient:
     async def _write(self, method: str, path: str, document: Mapping[str, object], content_type: str) -> Written:
         body = msgspec.json.encode(document)
         code, said, retry_after = await self._api.write(method, path, body, content_type)
-        if code < BAD_REQUEST:
-            return Written(code)
-        try:
-            status = msgspec.json.decode(said, type=_Refusal)
-        except msgspec.DecodeError:
-            status = _Refusal()
-        causes = tuple(cause.reason for cause in status.details.causes) if status.details is not None else ()
-        return Written(code, status.reason, status.message, causes, _seconds(retry_after))
+        return Written(code) if code < BAD_REQUEST else read_refusal(code, said, retry_after)
+
+
+def read_refusal(code: int, said: bytes, retry_after: str) -> Written:
+    """What an API server, or something on the way to it, says of a request that it does not carry out."""
+    try:
+        status = msgspec.json.decode(said, type=_Refusal)
+    except UNREADABLE:
+        status = _Refusal()
+    causes = tuple(cause.reason for cause in status.details.causes) if status.details is not None else ()
+    return Written(code, status.reason, status.message, causes, _seconds(retry_after))
 
 
 class _Cause(msgspec.Struct):

@@ -55,7 +55,7 @@ def parse_exec_credential(output: bytes, plugin: ExecPlugin) -> Issued:
     """Read what a plugin printed. Raises SourceError, without quoting the output, which may hold secrets."""
     try:
         found = _DECODER.decode(output)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise SourceError(f"{plugin.command} printed no ExecCredential") from None
     if found.kind != "ExecCredential" or found.apiVersion != plugin.api_version:
         raise SourceError(f"{plugin.command} printed no ExecCredential of {plugin.api_version}")

@@ -181,7 +181,7 @@ class Watch:
         """Take the body of a list."""
         try:
             found = _PAGE_DECODER.decode(page)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return self._fail(f"the answer is not a list: {error}")
         self.state = State.LIST
         version = found.metadata.resourceVersion or ""
@@ -202,7 +202,7 @@ class Watch:
             return ()  # a later event would move the version past what could not be read
         try:
             event = _EVENT_DECODER.decode(line)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return self._fail(f"the watch sent what is not an event: {error}")
         match event.type:
             case "ADDED" | "MODIFIED":
@@ -283,7 +283,7 @@ class Watch:
     def _bookmark(self, raw: msgspec.Raw) -> tuple[Change, ...]:
         try:
             metadata = _BOOKMARK_DECODER.decode(raw).metadata
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return self._fail(f"the watch sent a bookmark without a version: {error}")
         went_back = _is_older(metadata.resourceVersion, self.version)
         if self.state is State.STREAM:
@@ -404,14 +404,15 @@ _PAGE_DECODER = msgspec.json.Decoder(_Page)
 _VERSION_DECODER = msgspec.json.Decoder(_Versioned)
 _BOOKMARK_DECODER = msgspec.json.Decoder(_Bookmark)
 _STATUS_DECODER = msgspec.json.Decoder(_Status)
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# What msgspec raises for bytes that are not what was expected, however they are not.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _version_of(raw: msgspec.Raw) -> str:
     """An object's resourceVersion, "" if it cannot be told."""
     try:
         metadata = _VERSION_DECODER.decode(raw).metadata
-    except _UNREADABLE:
+    except UNREADABLE:
         return ""
     return (metadata.resourceVersion if metadata is not None else None) or ""
 
@@ -420,7 +421,7 @@ def _status_of(body: bytes) -> _Status:
     """The Status in a refusal; a proxy in between may answer with anything, which then counts as no Status."""
     try:
         return _STATUS_DECODER.decode(body)
-    except _UNREADABLE:
+    except UNREADABLE:
         return _Status()
 
 

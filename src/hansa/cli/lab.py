@@ -173,6 +173,7 @@ def _print_told(told: Told) -> None:
 
 def _made_table(cluster: Cluster) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
     for heading in ("NODE", "WHO", "MADE"):
@@ -180,7 +181,7 @@ def _made_table(cluster: Cluster) -> Any:
     previous = ("", "")
     for one in cluster.made:
         node, who = ("" if one.node == previous[0] else one.node), ("" if one[:2] == previous[::-1] else one.who)
-        table.add_row(node, who, one.what)
+        table.add_row(node, who, Text(one.what))  # the brackets of an IPv6 frontend are no markup
         previous = (one.node, one.who)
     return table
 

@@ -46,9 +46,9 @@ class LabShell(App[None]):
         super().__init__()
         self.session = session
         self._tick_s = tick_s
-        self.node_table: DataTable[str] = DataTable(id="nodes", cursor_type="row")
-        self.pod_table: DataTable[str] = DataTable(id="pods", cursor_type="row")
-        self.balancer_table: DataTable[str] = DataTable(id="balancers", cursor_type="row")
+        self.node_table: DataTable[Text] = DataTable(id="nodes", cursor_type="row")
+        self.pod_table: DataTable[Text] = DataTable(id="pods", cursor_type="row")
+        self.balancer_table: DataTable[Text] = DataTable(id="balancers", cursor_type="row")
         self.events = RichLog(id="log", wrap=False, markup=False, max_lines=2000)
         self.line = Input(placeholder="trace pod/default/client -> svc/default/web   (help)", id="line")
 
@@ -107,7 +107,7 @@ class LabShell(App[None]):
             self._do(f"{'ready' if row.state == 'draining' else 'drain'} {row.name}")
 
     @staticmethod
-    def _chosen(table: DataTable[str], rows: list[_Row]) -> _Row | None:
+    def _chosen(table: DataTable[Text], rows: list[_Row]) -> _Row | None:
         place = table.cursor_row
         return rows[place] if 0 <= place < len(rows) else None
 
@@ -154,10 +154,10 @@ class LabShell(App[None]):
         self._fill(self.balancer_table, balancers)
 
     @staticmethod
-    def _fill(table: DataTable[str], rows: Sequence[tuple[str, ...]]) -> None:
+    def _fill(table: DataTable[Text], rows: Sequence[tuple[str, ...]]) -> None:
         place = table.cursor_row
         table.clear()
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # the brackets of an IPv6 frontend are no markup
         if rows:
             table.move_cursor(row=min(place, len(rows) - 1))

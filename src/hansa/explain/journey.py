@@ -77,6 +77,8 @@ def _at(step: Step) -> Text:
 def _what(world: World, step: Step) -> Text:
     text = Text(step.text)
     hop = step.hop
+    if step.rule is not None:
+        text.append(f"\n{step.rule.kind.value} {step.rule.key} of {step.rule.owner}", style="dim")
     if hop is not None:
         for line in _by(world, step):
             text.append(f"\n{line}", style="dim")

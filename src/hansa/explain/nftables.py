@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from hansa.dataplanes.nftables.frame import FROM_NODE, FROM_PODS, PICKS, SHORT_CIRCUIT, Place, is_pick, slots
 from hansa.dataplanes.nftables.objects import (
@@ -128,5 +129,6 @@ def frontend_table(rulesets: Iterable[Ruleset]) -> Table:
         table.add_column(heading, overflow="fold")
     for ruleset in rulesets:
         for line in frontend_lines(ruleset):
-            table.add_row(line.owner, line.frontend, line.asker, line.verdict, "\n".join(line.endpoints) or "-")
+            cells = (line.owner, line.frontend, line.asker, line.verdict, "\n".join(line.endpoints) or "-")
+            table.add_row(*map(Text, cells))  # the brackets of an IPv6 frontend are no markup
     return table

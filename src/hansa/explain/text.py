@@ -21,6 +21,11 @@ from hansa.explain.doctor import Diagnosis
 _VERB_STYLES = {Verb.CREATE: "green", Verb.MODIFY: "yellow", Verb.REPLACE: "magenta", Verb.DELETE: "red"}
 
 
+def _add_plain(table: Table, *cells: str) -> None:
+    """Cells as they are: rich would take the brackets of an IPv6 frontend for markup, and swallow it."""
+    table.add_row(*map(Text, cells))
+
+
 def service_table(rows: Iterable[Row]) -> Table:
     """Service port, frontend, HNS load balancer, its flags, its endpoints: one line per frontend."""
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
@@ -28,7 +33,8 @@ def service_table(rows: Iterable[Row]) -> Table:
         table.add_column(heading, overflow="fold")
     previous: tuple[str, ...] = ()
     for row in rows:
-        table.add_row(
+        _add_plain(
+            table,
             "" if row.owners == previous else "\n".join(row.owners),
             f"{row.kind} {row.frontend}",
             row.guid[:8].lower() if row.guid else "-",
@@ -53,7 +59,8 @@ def rendered_table(found: Rendered) -> Table:
     for one in found.load_balancers:
         flags = [flag.name for flags in (one.lb_flags, one.mapping_flags) for flag in flags if flag.name]
         backends = [f"{address}{' (local)' if address in one.local else ''}" for address in one.backends]
-        table.add_row(
+        _add_plain(
+            table,
             "\n".join(one.owners),
             f"load balancer {one.key}",
             " ".join(flag.lower().replace("_", "-") for flag in flags) or "-",
@@ -63,7 +70,7 @@ def rendered_table(found: Rendered) -> Table:
         )
     for endpoint in found.endpoints:
         provider = f"on node {endpoint.provider}" if endpoint.provider else "-"
-        table.add_row("", f"{endpoint.kind.value} {endpoint.address}", "-", "-", "-", provider)
+        _add_plain(table, "", f"{endpoint.kind.value} {endpoint.address}", "-", "-", "-", provider)
     return table
 
 
@@ -93,7 +100,8 @@ def change_table(changes: Sequence[Change]) -> Table:
     for change in changes:
         verb = change.verb.value + (" (gap in traffic)" if change.disruptive else "")
         style = _VERB_STYLES[change.verb]
-        table.add_row(f"[{style}]{verb}[/]", change.kind, change.key, "\n".join(change.owners) or "-", change.why)
+        rest = (change.kind, change.key, "\n".join(change.owners) or "-", change.why)
+        table.add_row(Text(verb, style=style), *map(Text, rest))
     return table
 
 

@@ -16,14 +16,18 @@ import sys
 import threading
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.api_server import ApiServer
 from tests.end_to_end.cluster import NODE_NAME, Manifest, cluster, decoded, fresh_node, held, shop, wanted
 from tests.end_to_end.processes import Shell, shell
 from tests.end_to_end.stage import WriteLog
 
+from hansa.cli import heal
+from hansa.config import BindAddress
 from hansa.hns.api import HnsKind
 from hansa.hns.emulator.server import serve
 from hansa.hns.emulator.service import Emulator
@@ -123,6 +127,22 @@ class Node:
         with self.lock:
             return {each.guid for each in (*self.emulator.endpoints(), *self.emulator.load_balancers())}
 
+    @property
+    def frontends(self) -> set[str]:
+        """Of all load balancers, as `listed` names them."""
+        with self.lock:
+            return {
+                f"{''.join(map(str, one.frontend_vips))}:{mapping.external_port}/{mapping.protocol}"
+                for one in self.emulator.load_balancers()
+                for mapping in one.port_mappings
+            }
+
+    @property
+    def dns_balancers(self) -> set[str]:
+        """Ids of kube-dns's load balancers."""
+        with self.lock:
+            return {each.guid for each in self.emulator.load_balancers() if KUBE_DNS in each.frontend_vips}
+
     async def converges(self, by: Daemon) -> None:
         goal = wanted(self.items)
         await until(lambda: self.held == goal, by.log)
@@ -136,13 +156,30 @@ class Node:
             for mapping in one.get("PortMappings", ())
         }
 
-    @contextlib.asynccontextmanager
-    async def daemon(self, *options: str) -> AsyncIterator[Daemon]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, TOOL, "--python", r"tests\windows\console.py", "run"),
-            *("--source", f"Z:{self.file}".replace("/", "\\"), "--node-name", NODE_NAME, "--hns", "native"),
-            *("--set", f"winkernel.sourceVip={spare_source_vips(self.emulator)[0]}", "--set", "fullCheckPeriod=1s"),
+    @property
+    def source_vip(self) -> str:
+        return str(spare_source_vips(self.emulator)[0])
+
+    def daemon(self, *options: str) -> AbstractAsyncContextManager[Daemon]:
+        """`hansa run`, with manifests."""
+        return self._process(
+            *("run", "--source", on_windows(self.file), "--node-name", NODE_NAME, "--hns", "native"),
+            *("--set", f"winkernel.sourceVip={self.source_vip}", "--set", "fullCheckPeriod=1s"),
             *("--metrics-bind-address", "", *options),
+        )
+
+    def kube_proxy(self, kubeconfig: Path, *options: str) -> AbstractAsyncContextManager[Daemon]:
+        """`hansa proxy` as the scripts of Windows nodes start kube-proxy."""
+        return self._process(
+            *("proxy", "--v=2", "--proxy-mode=kernelspace", f"--hostname-override={NODE_NAME}"),
+            *(f"--kubeconfig={on_windows(kubeconfig)}", f"--network-name={self.emulator.networks()[0].name}"),
+            *(f"--source-vip={self.source_vip}", "--enable-dsr=true", "--feature-gates=WinOverlay=true", *options),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _process(self, *arguments: str) -> AsyncIterator[Daemon]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, TOOL, "--python", r"tests\windows\console.py", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -165,15 +202,23 @@ async def node(folder: Path) -> AsyncIterator[Node]:
         assert made.emulator.open_handles == 0
 
 
+def on_windows(path: Path) -> str:
+    return f"Z:{path}".replace("/", "\\")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 async def get(url: str) -> int:
-    def ask() -> int:
+    return (await read(url))[0]
+
+
+async def read(url: str) -> tuple[int, str]:
+    def ask() -> tuple[int, str]:
         with urllib.request.urlopen(url, timeout=10) as answer:
-            return int(answer.status)
+            return int(answer.status), answer.read().decode()
 
     return await asyncio.to_thread(ask)
 
@@ -221,3 +266,48 @@ async def test_ctrl_c_ends_it_too(tmp_path: Path) -> None:
         before = on.objects
         assert await run.told("interrupt") == 128 + 2
         assert on.objects == before
+
+
+async def test_in_kube_proxys_place_it_programs_what_the_api_server_says(tmp_path: Path) -> None:
+    """kube-proxy's flags and kubeconfig, a watch on a real socket, the DLL; and healed on demand from outside."""
+    async with node(tmp_path) as on, ApiServer() as server:
+        server.put(*on.items)
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(yaml.safe_dump(kubeconfig_of(server.url)), encoding="utf-8")
+        health, metrics = free_port(), free_port()
+        ports = (f"--healthz-bind-address=127.0.0.1:{health}", f"--metrics-bind-address=127.0.0.1:{metrics}")
+        async with on.kube_proxy(kubeconfig, *ports, "--full-check-period=1s") as run:
+            await until(lambda: on.frontends >= KUBE_DNS_FRONTENDS, run.log)
+            assert await on.listed() >= KUBE_DNS_FRONTENDS
+            assert await get(f"http://127.0.0.1:{health}/healthz") == 200
+            assert await read(f"http://127.0.0.1:{metrics}/proxyMode") == (200, "kernelspace")
+
+            added = shop()
+            server.put(*added)  # one event of the watch
+            on.say(*added)
+            await until(lambda: any(one.startswith("100.64.200.1:") for one in on.frontends), run.log)
+
+            before = on.dns_balancers
+            at = BindAddress(parse_address("127.0.0.1"), metrics)
+            healed = await asyncio.to_thread(heal.ask, at, "kube-system/kube-dns")
+            assert healed["ok"], healed
+            assert len(healed["steps"]) == len(before) == len(on.dns_balancers - before) == 3
+
+            held = on.objects
+            assert await run.told("break") == 128 + 21
+            assert on.objects == held
+        assert not [line for line in run.log if line.startswith("E")]
+
+
+KUBE_DNS_FRONTENDS = {f"{KUBE_DNS}:53/6", f"{KUBE_DNS}:53/17", f"{KUBE_DNS}:9153/6"}
+
+
+def kubeconfig_of(url: str) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }

@@ -4,7 +4,7 @@ Seconds of stages and windows are CPU seconds: machines are shared. nftables say
 
     make bench                         everything, 10,000 services x 10 endpoints
     make bench ARGS="--services 1000"  smaller
-    make bench ARGS="--only windows"   one part: stages, windows, nftables (root; has sizes of its own)
+    make bench ARGS="--only windows"   one part: stages, windows, nftables (root; has sizes of its own), kpng
 
 Each size runs in a process of its own, so that resident memory is that of one run.
 """
@@ -30,9 +30,10 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cluster
+import kpng
 import nftables
 
-PARTS = ("stages", "windows", "nftables")
+PARTS = ("stages", "windows", "nftables", "kpng")
 DEFAULT_SERVICES, DEFAULT_ENDPOINTS = 10_000, 10
 # The targets that the results are read against, for 10,000 services of 10 endpoints; seconds, megabytes.
 TARGETS = {
@@ -243,6 +244,12 @@ def main() -> None:
                     continue
                 given = arguments.services or arguments.endpoints
                 nftables.run(folder, __file__, [tuple(size.values())] if given else nftables.SIZES)
+                continue
+            if part == "kpng":
+                if why_not := kpng.missing():
+                    print(f"kpng: left out: {why_not}", file=sys.stderr)
+                else:
+                    kpng.run(Report(**size), **size)
                 continue
             file = f"{folder}/cluster.json"
             if not Path(file).exists():

@@ -159,15 +159,15 @@ def _node_item(state: ServiceState | None, viewpoint: Viewpoint | None) -> bytes
     """A Service as one field of the message; None = there is nothing of it on this node."""
     if state is None or viewpoint is None:
         return None
-    seen_from = state.seen_from(viewpoint)
-    found = state.memo.get(("node", seen_from), state)
+    told_from = state.told_from(viewpoint)
+    found = state.memo.get(("node", told_from), state)
     if found is state:
-        view = state.view(viewpoint)
+        view = state.view(told_from)
         found = None
         if view:
             value = node.service_message(state.service.key, view).SerializeToString(deterministic=True)
             found = _SET_TAG + _varint(len(value)) + value
-        state.memo["node", seen_from] = found
+        state.memo["node", told_from] = found
     return cast("bytes | None", found)
 
 

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from hansa.api.change import Delete, Malformed, Synced, Upsert
-from hansa.api.objects import EndpointSlice, Kind, Node, ObjectKey, Service, ServiceKey
+from hansa.api.objects import EndpointSlice, Kind, Node, ObjectKey, Policy, Service, ServiceKey
 from hansa.config import Config
 from hansa.net import Prefix
 from hansa.services.model import GivenView, NodeFacts, ServicePortView
@@ -35,7 +35,17 @@ class ServiceState:
     memo: for encoders; shared by everybody who is told of this state.
     """
 
-    __slots__ = ("_config", "_named", "_views", "_zones", "memo", "pieces", "service")
+    __slots__ = (
+        "_config",
+        "_has_local_policy",
+        "_named",
+        "_node_hints",
+        "_views",
+        "_zones",
+        "memo",
+        "pieces",
+        "service",
+    )
 
     def __init__(self, service: Service, pieces: Sequence[EndpointSlice], config: Config) -> None:
         self.service = service
@@ -43,14 +53,17 @@ class ServiceState:
         self.memo: dict[object, object] = {}
         self._config = config
         named: set[str] = set()
+        node_hints: set[str] = set()
         zones: set[str] = set()
         for piece in self.pieces:
             for one in piece.endpoints:
                 if one.node_name:
                     named.add(one.node_name)
-                named |= one.node_hints
+                node_hints |= one.node_hints
                 zones |= one.zone_hints
-        self._named, self._zones = frozenset(named), frozenset(zones)
+        self._named, self._zones = frozenset(named | node_hints), frozenset(zones)
+        self._node_hints = frozenset(node_hints)
+        self._has_local_policy = Policy.LOCAL in (service.internal_policy, service.external_policy)
         self._views: dict[Viewpoint, tuple[ServicePortView, ...]] = {}
 
     def seen_from(self, viewpoint: Viewpoint) -> Viewpoint:
@@ -61,6 +74,12 @@ class ServiceState:
         """
         zone = viewpoint.zone if viewpoint.zone in self._zones else ""
         return Viewpoint(viewpoint.name if viewpoint.name in self._named else "", zone)
+
+    def told_from(self, viewpoint: Viewpoint) -> Viewpoint:
+        """The same where nodes are told the node of each endpoint: then only policies Local and hints tell them apart."""
+        if viewpoint.name in self._named and (self._has_local_policy or viewpoint.name in self._node_hints):
+            return self.seen_from(viewpoint)
+        return Viewpoint("", viewpoint.zone if viewpoint.zone in self._zones else "")
 
     def view(self, viewpoint: Viewpoint) -> tuple[ServicePortView, ...]:
         """What stage 2 makes of the Service on such a node; () = no proxy handles it."""

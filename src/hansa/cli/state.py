@@ -157,7 +157,9 @@ class _Held:
             case "kpng":
                 return self._kpng()
             case _:
-                return _table(_view_rows(self.views(shown.node)) if shown.node else _service_rows(self._cluster))
+                return _table(
+                    _view_rows(self.views(shown.node), shown.node) if shown.node else _service_rows(self._cluster)
+                )
 
     def _kpng(self) -> str:
         from hansa.sources.kpng import file
@@ -204,7 +206,7 @@ def _service_rows(cluster: Cluster) -> list[list[str]]:
     return rows
 
 
-def _view_rows(views: Iterable[tuple[Any, Sequence[ServicePortView]]]) -> list[list[str]]:
+def _view_rows(views: Iterable[tuple[Any, Sequence[ServicePortView]]], node_name: str) -> list[list[str]]:
     """One line for each port and family: where it is, and to whom traffic goes, by where it comes from."""
     from hansa.sources.kpng import node
     from hansa.sources.kpng.wire import nodev1
@@ -217,7 +219,7 @@ def _view_rows(views: Iterable[tuple[Any, Sequence[ServicePortView]]]) -> list[l
                 if decision.verdict != nodev1.Verdict.FORWARD:
                     return nodev1.Verdict.Name(decision.verdict).lower()
                 chosen = (message.endpoints[place] for place in decision.endpoints)
-                texts = [f"{each.address}:{each.port}{'*' if each.local else ''}" for each in chosen]
+                texts = [f"{each.address}:{each.port}{'*' if each.node == node_name else ''}" for each in chosen]
                 return ", ".join(texts) + (" (terminating)" if decision.fallback else "")
 
             external = told(message.external) if message.HasField("external") else "-"

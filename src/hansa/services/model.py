@@ -60,7 +60,10 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address and port behind a service port. `local` is by node name, nothing else (service-semantics 0)."""
+    """One address and port behind a service port. `local` is by node name, nothing else (service-semantics 0).
+
+    node: where it is, None = nobody knows; no dataplane asks, so it does not count when endpoints are compared.
+    """
 
     address: Address
     port: int
@@ -68,6 +71,7 @@ class Endpoint:
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    node: str | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return address_port(self.address, self.port)

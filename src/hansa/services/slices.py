@@ -45,7 +45,9 @@ def merge_slices(
                 taken = places.get(text)
                 if taken is None or rank < taken[0]:
                     local = one.node_name == node_name
-                    endpoint = Endpoint(one.address, number, local, one.ready, one.serving, one.terminating)
+                    endpoint = Endpoint(
+                        one.address, number, local, one.ready, one.serving, one.terminating, one.node_name
+                    )
                     places[text] = (rank, Candidate(endpoint, one.zone_hints, one.node_hints))
     return {key: tuple([places[text][1] for text in sorted(places)]) for key, places in merged.items()}
 

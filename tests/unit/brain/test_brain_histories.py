@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from tests.strategies import NODE_NAMES, changes
 
 from hansa.api.change import Change, Synced, Upsert
-from hansa.api.objects import EndpointSlice, Kind, Service
+from hansa.api.objects import EndpointSlice, Kind, Service, ServiceKey
 from hansa.brain.batches import global_batch, local_batch, node_batch
 from hansa.brain.cluster import Cluster, Difference
 from hansa.pipeline import Pipeline
 from hansa.rules.model import Rule
 from hansa.sources.kpng import shared
 from hansa.sources.kpng.following import ClusterFollowing, Following, LocalFollowing, NodeFollowing
+from hansa.sources.kpng.node import read_service
 from hansa.sources.kpng.wire import localv1, nodev1
 from hansa.testing import config
 
@@ -84,7 +85,7 @@ def run(
 def test_a_node_that_is_told_decisions_has_the_rules_that_it_would_have_made_itself(
     history: list[list[Change]],
 ) -> None:
-    fed, own = run(history, "node", NodeFollowing())
+    fed, own = run(history, "node", NodeFollowing("n1"))
     assert rules(fed) == rules(own)
     assert fed.health_checks == own.health_checks
     assert fed.without_local_endpoints == own.without_local_endpoints
@@ -142,17 +143,16 @@ def test_a_client_that_changes_its_node_gets_the_difference_of_the_two_views(
     """k07, also while the cluster and the zones of nodes change."""
     cluster = Cluster(config())
     follower = cluster.follow()
-    following = NodeFollowing()
-    views: dict[Any, Any] = {}
+    held: dict[ServiceKey, nodev1.Service] = {}
     for batch, name in zip(history, names, strict=False):
         cluster.apply([*batch, *SYNCED])
         for message in told(follower.take(name), "node"):
-            for one in following.receive(message) or ():
-                if hasattr(one, "ports"):
-                    views[one.service] = one.ports
+            for path in message.delete:
+                del held[ServiceKey(*path.split("/"))]
+            held |= {ServiceKey(one.namespace, one.name): one for one in message.set}
         point = cluster.viewpoint(name)
         expected = {key: state.view(point) for key, state in cluster.services.items() if state.view(point)}
-        assert {key: ports for key, ports in views.items() if ports} == expected
+        assert {key: read_service(one, name).ports for key, one in held.items()} == expected
 
 
 @settings(max_examples=50)

@@ -295,7 +295,7 @@ def view(address: str) -> nodev1.Service:
 
 
 def test_the_node_api_passes_differences_on_and_keeps_what_cannot_be_read() -> None:
-    following = NodeFollowing()
+    following = NodeFollowing("n1")
     first = nodev1.WatchResponse(reset=True, set=[view("10.1.0.5")], revision=3, sync=True)
     assert [str(one.service) for one in feed(following, first)] == ["default/web"]
     assert following.revision == 3
@@ -318,7 +318,7 @@ def feed_key(service: nodev1.Service) -> Any:
 
 
 def test_a_batch_of_several_messages_is_one() -> None:
-    following = NodeFollowing()
+    following = NodeFollowing("n1")
     parts = [
         nodev1.WatchResponse(reset=True, set=[view("10.1.0.5")]),
         nodev1.WatchResponse(node=nodev1.NodeObject(name="n1", zone="za", addresses=["192.0.2.1"])),
@@ -331,7 +331,7 @@ def test_a_batch_of_several_messages_is_one() -> None:
 
 def test_another_sort_of_stream_goes_on_from_what_was_passed_on() -> None:
     """A brain that is replaced by an older one: what both say is passed on once, what only the first said goes."""
-    node_api = NodeFollowing()
+    node_api = NodeFollowing("n1")
     feed(node_api, nodev1.WatchResponse(reset=True, set=[view("10.1.0.5")], revision=1, sync=True))
     local = LocalFollowing(config())
     local.take_over(node_api)

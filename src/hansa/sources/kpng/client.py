@@ -176,7 +176,7 @@ class KpngSource:
         """The memory of what has been passed on; another API goes on from there."""
         known = self._following
         if api == NODE and not isinstance(known, NodeFollowing):
-            self._following = NodeFollowing()
+            self._following = NodeFollowing(self._config.node_name)
         elif api == LOCAL and not isinstance(known, LocalFollowing):
             self._following = LocalFollowing(self._config)
         elif api == GLOBAL and not isinstance(known, ClusterFollowing):

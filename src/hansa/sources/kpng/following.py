@@ -191,10 +191,11 @@ def _delete(memory: _LocalMemory, ref: localv1.Ref) -> None:
 
 
 class NodeFollowing(Following[nodev1.WatchResponse]):
-    """The node API. revision: that of the last Sync; 0 = none yet."""
+    """The node API, for the node of that name. revision: that of the last Sync; 0 = none yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_name: str) -> None:
         super().__init__()
+        self._node_name = node_name
         self.revision = 0
         self._messages: list[nodev1.WatchResponse] = []
 
@@ -225,7 +226,7 @@ class NodeFollowing(Following[nodev1.WatchResponse]):
                 namespace, _, name = path.partition("/")
                 yield GivenView(ServiceKey(namespace, name), ())
             for one in message.set:
-                yield from self._read(f"{one.namespace}/{one.name}", partial(node.read_service, one))
+                yield from self._read(f"{one.namespace}/{one.name}", partial(node.read_service, one, self._node_name))
 
 
 _Owner = tuple[str, str]

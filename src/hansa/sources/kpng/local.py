@@ -144,7 +144,8 @@ def read_view(
             number = shared.endpoint_port(spec, overrides)
             if number and family_of(address) is port.family:
                 scopes = message.Scopes if message.HasField("Scopes") else None
-                found[Endpoint(address, number, message.Local)] = scopes
+                node = config.node_name if message.Local else None
+                found[Endpoint(address, number, message.Local, node=node)] = scopes
         views.append(_port_view(port, found))
     return tuple(views)
 

@@ -8,7 +8,7 @@
 >>> for item in (WEB, endpoint_slice("web-a", [L1, R1])):
 ...     _ = store.apply(Upsert(item))
 >>> view = build_view(store, WEB.key, NODE_FACTS, config())
->>> read_service(service_message(WEB.key, view)).ports == view
+>>> read_service(service_message(WEB.key, view), "n1").ports == view
 True
 """
 
@@ -156,7 +156,7 @@ def _endpoint_message(endpoint: Endpoint, reason: Reason | None) -> nodev1.Endpo
     return nodev1.Endpoint(
         address=str(endpoint.address),
         port=endpoint.port,
-        local=endpoint.local,
+        node=endpoint.node or "",
         ready=endpoint.ready,
         serving=endpoint.serving,
         terminating=endpoint.terminating,
@@ -191,17 +191,17 @@ def report_message(report: NodeReport) -> nodev1.Report:
 # -- and back ----------------------------------------------------------------------------------------------------------
 
 
-def read_service(message: nodev1.Service) -> GivenView:
-    """The view of one Service. Raises MalformedObject: then the view that is in force stays."""
+def read_service(message: nodev1.Service, node_name: str) -> GivenView:
+    """The view of one Service on the node of that name. Raises MalformedObject; then the view in force stays."""
     subject = f"Service {message.namespace}/{message.name}"
     try:
         key = ServiceKey(message.namespace, message.name)
-        return GivenView(key, tuple(_read_port(key, one) for one in message.ports))
+        return GivenView(key, tuple(_read_port(key, one, node_name) for one in message.ports))
     except (ValueError, KeyError, IndexError) as error:
         raise MalformedObject(subject, (Fault("ports", f"cannot be read: {error!r}"),)) from error
 
 
-def _read_port(key: ServiceKey, message: nodev1.Port) -> ServicePortView:
+def _read_port(key: ServiceKey, message: nodev1.Port, node_name: str) -> ServicePortView:
     port = ServicePort(
         name=ServicePortName(key.namespace, key.name, message.name, _PROTOCOL_OF[message.protocol]),
         family=_FAMILY_OF[message.family],
@@ -220,7 +220,15 @@ def _read_port(key: ServiceKey, message: nodev1.Port) -> ServicePortView:
         created=message.created,
     )
     endpoints = [
-        Endpoint(parse_address(one.address), one.port, one.local, one.ready, one.serving, one.terminating)
+        Endpoint(
+            address=parse_address(one.address),
+            port=one.port,
+            local=one.node == node_name,
+            ready=one.ready,
+            serving=one.serving,
+            terminating=one.terminating,
+            node=one.node or None,
+        )
         for one in message.endpoints
     ]
     local_ready = frozenset(one.address for one in endpoints if one.local and one.ready)

@@ -214,22 +214,22 @@ class SourceRanges(_message.Message):
     def __init__(self, prefixes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("address", "port", "local", "ready", "serving", "terminating", "reason")
+    __slots__ = ("address", "port", "node", "ready", "serving", "terminating", "reason")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
-    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
     TERMINATING_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     address: str
     port: int
-    local: bool
+    node: str
     ready: bool
     serving: bool
     terminating: bool
     reason: Reason
-    def __init__(self, address: _Optional[str] = ..., port: _Optional[int] = ..., local: _Optional[bool] = ..., ready: _Optional[bool] = ..., serving: _Optional[bool] = ..., terminating: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ...) -> None: ...
+    def __init__(self, address: _Optional[str] = ..., port: _Optional[int] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., serving: _Optional[bool] = ..., terminating: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("verdict", "endpoints", "fallback")

@@ -176,6 +176,7 @@ def run(
         plane.config, [objects], dataplane=plane.dataplane(), read_addresses=plane.read_addresses
     )
     inputs.attend(engine, api)
+    inputs.warn_of_node(engine, plane.config, chosen)
     shown = Shown(flags=_given_flags(context), profiling=profiling)
     ended_by = asyncio.run(health.run(engine, plane.config, source=api, shown=shown))
     if ended_by is not None:

@@ -114,6 +114,25 @@ def read_once(text: str) -> options.Input:
     return options.Input(changes, tuple(faults))
 
 
+def warn_of_node(engine: Engine, config: Config, dataplane: str) -> None:
+    """Log once what is probably not meant, as soon as the Node tells which families this node has."""
+    from hansa.kubeproxy.settle import warnings_on_node
+    from hansa.net import family_of
+
+    has_looked = False
+
+    def look(*_: object) -> None:
+        nonlocal has_looked
+        node = engine.state.node
+        addresses = (*config.bind_addresses, *(node.addresses if node is not None else ()))
+        if addresses and not has_looked:
+            has_looked = True
+            for text in warnings_on_node(config, {family_of(address) for address in addresses}, dataplane):
+                logging.getLogger("hansa.config").warning("%s", text)
+
+    engine.on_sync(look)
+
+
 def hold_lock(keep: Callable[[Any], Any], lock: Path | None, purpose: str, *, always: bool) -> None:
     """Until `keep` ends what it is given. An emulated HNS is somebody's own: there only a lock asked for counts."""
     from hansa.lock import HostLock, default_path

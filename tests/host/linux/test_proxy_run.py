@@ -192,3 +192,13 @@ def test_pods_of_another_family_than_the_nodes_only_one_end_the_start(on: ProxyN
     assert done.returncode == 1
     assert "kube-proxy configuration is incorrect: cannot match clusterCIDR with IPv4" in done.stderr
     assert "hansa" not in on.inside("nft", "list", "tables")
+
+
+def test_hansa_run_warns_once_of_what_a_node_lacks(on: ProxyNode) -> None:
+    on.put(node("n1", addresses=["192.0.2.1", "2001:db8::1"]))
+    process = on.start()
+    on.put(node("n1", addresses=["192.0.2.1", "2001:db8::2"]))
+    until(lambda: "2001:db8::2" in on.inside("nft", "list", "ruleset") or on.syncs > 1, START_LIMIT_S, lambda: on.log)
+    assert on.log.count("clusterCIDR: no CIDR for IPv6") == 1
+    process.terminate()
+    assert process.wait() == 143

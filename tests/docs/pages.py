@@ -36,6 +36,8 @@ FENCE = re.compile(r"^```(\S*)([^\n]*)\n(?P<text>.*?)^```\s*$", re.MULTILINE | r
 MARK = re.compile(r"(<!-- table ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 TITLE = re.compile(r'title="([^"/]+)"')
 PAINTER = re.compile(r"<!-- \$ (.+) -->\n\Z")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+HANSA = re.compile(r"(?P<words>hansa [^|&;<>$`]*?)(?P<quiet>\s2> /dev/null)?(?:\s> (?P<file>\S+))?")
 UPDATE = bool(os.environ.get("HANSA_UPDATE_DOCS"))
 # What a terminal of the reader may set and a page must not depend on; and HANSA, the folder of the repository.
 ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", "KUBE_NETWORK": "", "HANSA": str(ROOT)}
@@ -137,21 +139,24 @@ class Session:
         return Ran(got, () if got == text else (f"{place}: $ {painter}\n--- page\n{text}\n--- real\n{got}",))
 
     def shell(self, command: str) -> str:
-        """Both outputs of a command, standard output first. `hansa` runs in this process: starting one takes 0.5 s."""
-        words = shlex.split(command)
+        """Both outputs of a command, standard output first.
+
+        `hansa` runs in this process, also at the beginning of a pipe: starting one takes 0.5 s.
+        """
         if command == "echo $?":
             return f"{self.exit_code}\n"
-        file = None
-        if len(words) > 2 and words[-2] == ">":
-            words, file = words[:-2], words[-1]
-        if words[0] == "hansa" and not set("|&;<>$`").intersection(" ".join(words)):
-            out, errors = self._hansa(words)
-        else:
-            file = None
-            out, errors = self._bash(command)
-        if file is not None:
-            (self.folder / file).write_text(out, encoding="utf-8")
+        call = HansaCall.read(command)
+        if call is None:
+            return "".join(self._bash(command))
+        out, errors = self._hansa(call.words)
+        if call.quiet:
+            errors = ""
+        if call.file:
+            (self.folder / call.file).write_text(out, encoding="utf-8")
             out = ""
+        if call.rest:
+            out, more = self._bash(call.rest, given=out)
+            errors += more
         return out + errors
 
     def _hansa(self, words: list[str]) -> tuple[str, str]:
@@ -170,12 +175,13 @@ class Session:
                 self.exit_code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         return out.getvalue(), errors.getvalue()
 
-    def _bash(self, command: str) -> tuple[str, str]:
+    def _bash(self, command: str, given: str | None = None) -> tuple[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
             env={**os.environ, **ENVIRONMENT, "PATH": path},
+            input=given,
             capture_output=True,
             text=True,
             timeout=60,
@@ -183,6 +189,31 @@ class Session:
         )
         self.exit_code = done.returncode
         return done.stdout, done.stderr
+
+
+@dataclass(frozen=True)
+class HansaCall:
+    """`hansa WORDS [2> /dev/null] [> FILE] [| REST]`; rest: the commands behind the pipe, "" = none."""
+
+    words: list[str]
+    quiet: bool = False
+    file: str = ""
+    rest: str = ""
+
+    @classmethod
+    def read(cls, command: str) -> HansaCall | None:
+        """None if it is anything else, something with variables for example."""
+        bare = QUOTED.sub(lambda match: "x" * len(match[0]), command)
+        end = bare.find("|") if "|" in bare else len(command)
+        parts = HANSA.fullmatch(bare[:end].rstrip())
+        if parts is None or "$" in command[:end] or "`" in command[:end]:
+            return None
+        return cls(
+            shlex.split(command[: parts.end("words")]),
+            quiet=parts["quiet"] is not None,
+            file=parts["file"] or "",
+            rest=command[end + 1 :].strip(),
+        )
 
 
 class _Recorder(doctest.DocTestRunner):

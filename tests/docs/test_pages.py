@@ -11,7 +11,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.docs.pages import DOCS, FENCE, LANGUAGES, PAGES, ROOT, UPDATE, Session, blocks, matches, page_id, run_page
+from tests.docs.pages import (
+    DOCS,
+    FENCE,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    UPDATE,
+    HansaCall,
+    Session,
+    blocks,
+    matches,
+    page_id,
+    run_page,
+)
 
 RUN = {"pycon", "console", "mermaid"}
 
@@ -140,6 +153,23 @@ def test_an_exception_on_a_page_is_a_fault(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```pycon\n>>> [][0]\n```\n")
     assert "IndexError" in run_page(page, tmp_path)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("command", "call"),
+    [
+        ("hansa demo", HansaCall(["hansa", "demo"])),
+        ("hansa demo --manifests > c.yaml", HansaCall(["hansa", "demo", "--manifests"], file="c.yaml")),
+        ("hansa trace 'a -> b' | tail -2", HansaCall(["hansa", "trace", "a -> b"], rest="tail -2")),
+        ("hansa x 2> /dev/null | sort | uniq", HansaCall(["hansa", "x"], quiet=True, rest="sort | uniq")),
+        ('hansa x "a|b" 2> /dev/null > f', HansaCall(["hansa", "x", "a|b"], quiet=True, file="f")),
+        ("hansa x $HANSA", None),
+        ("hansa a && hansa b", None),
+        ("ls", None),
+    ],
+)
+def test_what_runs_in_this_process(command: str, call: HansaCall | None) -> None:
+    assert HansaCall.read(command) == call
 
 
 def test_blocks_of_a_page_share_folder_names_and_exit_code(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handlers, levels = root.handlers[:], (root.level, own.level)
     for name in ("KUBE_NETWORK", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "KUBECONFIG"):
         monkeypatch.delenv(name, raising=False)
+    root.handlers[:] = []  # another test's may write to a stream that is closed by now
     yield
     root.handlers[:] = handlers
     root.setLevel(levels[0])

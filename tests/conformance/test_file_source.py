@@ -19,6 +19,7 @@ import yaml
 from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
 from hansa.api.objects import ApiObject, Kind, ObjectKey
 from hansa.errors import Fault, SourceError
+from hansa.sources import files
 from hansa.sources.files import FileSource, Signature, read_once, unread
 from hansa.testing import config, endpoint_slice, manifest, manifest_service, node, service, service_cidr
 
@@ -252,14 +253,14 @@ async def test_a_file_without_permission_stays_in_force_and_is_tried_again(
 ) -> None:
     """Permission may come back without any change of the file. Root reads everything, hence the patch."""
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, _longest_bytes: int) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
     file = tmp_path / "web.yaml"
     write(file, WEB)
     async with reading(tmp_path) as reader:
         await reader.until_objects(WEB)
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr(files, "read_file", refuse)
         write(file, API)
         await reader.until(lambda: f"{file}: cannot be read: Permission denied" in reader.source.status)
         await reader.a_few_polls()

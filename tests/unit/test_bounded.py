@@ -13,9 +13,12 @@ from tests.api_server import ApiServer
 from tests.end_to_end.stage import QUICK, until
 
 import hansa.sources.kubernetes.client as client
-from hansa.bounded import read_file
+from hansa.bounded import LONGEST_CONFIG_BYTES, read_file
+from hansa.cli.options import read_settings
 from hansa.config import Config
+from hansa.dataplanes.windows import journal
 from hansa.errors import ConfigError, SourceError
+from hansa.sources import files
 from hansa.sources.kubernetes.client import KubernetesSource, load_connection
 from hansa.sources.kubernetes.lines import LineSplitter
 from hansa.testing import manifest, node, service
@@ -100,3 +103,37 @@ async def test_a_plugin_that_prints_without_end_fails_within_its_time(tmp_path: 
     connection = load_connection(str(tmp_path / "kubeconfig"), "", {})
     with pytest.raises(SourceError, match="plugin"):
         await client.read_nodes(connection)
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"#" * (LONGEST_CONFIG_BYTES + 1), "larger than"),
+        (b"mode: \xff\xfe\x00", "is not YAML"),
+        (b"mode: 2026-13-45", "is not YAML"),
+        (b"[" * 5000, "is not YAML"),
+    ],
+    ids=["too large", "no text", "no date", "nested without end"],
+)
+def test_a_configuration_that_cannot_be_read_says_so(tmp_path: Path, content: bytes, complaint: str) -> None:
+    file = tmp_path / "config"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=complaint):
+        read_settings(file, [], "n1")
+
+
+def test_a_journal_that_is_none_is_a_fault_and_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "LONGEST_BYTES", 10)
+    path = tmp_path / "journal"
+    path.write_bytes(b"+" * 11)
+    file = journal.JournalFile(str(path))
+    assert not file.load().made
+    assert "larger than 10 bytes" in file.fault
+
+
+def test_a_manifest_that_is_too_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_DUMP_BYTES", 10)
+    file = tmp_path / "cluster.yaml"
+    file.write_bytes(b"x" * 11)
+    with pytest.raises(SourceError, match="larger than 10 bytes"):
+        files.read_once(str(file))

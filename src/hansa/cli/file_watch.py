@@ -12,6 +12,8 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from hansa.bounded import LONGEST_CONFIG_BYTES, read_file
+
 POLL_S = 1.0
 
 Digests = tuple[bytes | None, ...]
@@ -24,7 +26,7 @@ def read_digests(paths: Sequence[Path]) -> Digests:
 
 def _digest(path: Path) -> bytes | None:
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
+        return hashlib.sha256(read_file(path, LONGEST_CONFIG_BYTES)).digest()
     except OSError:
         return None
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # A sync that is under way comes first; of a full node on a slow HNS that is a pass of winkernel.passBudget (20 s).
 ANSWER_WITHIN_S = 60.0
+LONGEST_ANSWER_BYTES = 1024 * 1024
 _ALONE = "to do it without one: --source kubernetes, with the settings that `hansa run` has"
 
 
@@ -34,7 +35,7 @@ def ask(at: BindAddress | None, service: str) -> dict[str, Any]:
         body = json.dumps({"service": service})
         connection.request("POST", PATH, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        text = answer.read().decode("utf-8", "replace")
+        text = answer.read(LONGEST_ANSWER_BYTES).decode("utf-8", "replace")
     except TimeoutError as error:
         raise DataplaneError(f"{place}: no answer within {ANSWER_WITHIN_S:g} s; it will still be done") from error
     except (OSError, http.client.HTTPException) as error:

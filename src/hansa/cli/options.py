@@ -17,6 +17,7 @@ import yaml
 
 from hansa.api.change import Malformed, Upsert
 from hansa.api.objects import EndpointSlice, Node
+from hansa.bounded import LONGEST_CONFIG_BYTES, LONGEST_DUMP_BYTES, read_file
 from hansa.config import Config, LogConfig, VModule, ignored_settings, make_config
 from hansa.errors import ConfigError, Fault
 from hansa.kubeproxy.flags import read_vmodule
@@ -95,10 +96,10 @@ def read_settings(
 
 def _read_yaml_mapping(file: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = yaml.safe_load(read_file(file, LONGEST_CONFIG_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(Fault("--config", f"{file} cannot be read: {error.strerror}")) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a date that is none
         raise ConfigError(Fault("--config", f"{file} is not YAML: {error}")) from error
     if found is None:
         return {}
@@ -111,7 +112,7 @@ def _read_yaml_value(text: str) -> object:
     """A value as in the file; what is no YAML, like `[::]:10256`, is a text."""
     try:
         return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -361,7 +362,7 @@ def read_dump(names: Sequence[str]) -> Dump:
             raise ConfigError(Fault(name, "holds nothing that hansa reads", f"it reads {', '.join(DUMP_NAMES)}"))
         for each in inside:
             try:
-                files.append(DumpFile(str(each), each.read_bytes()))
+                files.append(DumpFile(str(each), read_file(each, LONGEST_DUMP_BYTES)))
             except OSError as error:
                 raise ConfigError(Fault(name, f"cannot be read: {error.strerror}")) from error
     return read_dumps(files)
@@ -389,9 +390,11 @@ def _load_emulator(file: str) -> Emulator:
     from hansa.hns.emulator.service import Emulator
 
     try:
-        return Emulator.load(Path(file).read_text(encoding="utf-8"))
+        return Emulator.load(read_file(Path(file), LONGEST_DUMP_BYTES).decode())
     except OSError as error:
         raise ConfigError(Fault("--hns", f"{file} cannot be read: {error.strerror}")) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(Fault("--hns", f"{file} is no text: {error.reason}")) from error
 
 
 def open_filled(text: str) -> Host:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, assert_never
 import yaml
 
 from hansa import __version__, logs
+from hansa.bounded import LONGEST_CONFIG_BYTES, read_file
 from hansa.cli import file_watch, windows_service
 from hansa.cli.windows_service import NoServiceManager, Service
 from hansa.config import Config, LogConfig
@@ -195,7 +196,7 @@ def _config_files(parsed: Parsed) -> list[Path]:
 def _load(name: str) -> list[tuple[object, list[str]]]:
     path = _on_host(name)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path, LONGEST_CONFIG_BYTES).decode("utf-8-sig")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StartError(

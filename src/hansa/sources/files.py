@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hansa.api.change import Change, Synced
 from hansa.api.objects import Kind
+from hansa.bounded import LONGEST_DUMP_BYTES, read_file
 from hansa.config import Config
 from hansa.errors import Fault, SourceError
 from hansa.logs import Logger
@@ -196,7 +197,7 @@ def _signatures(path: Path) -> dict[Path, Signature]:
 
 def _read(path: Path, config: Config | None) -> Reading:
     try:
-        data = path.read_bytes()
+        data = read_file(path, LONGEST_DUMP_BYTES)
     except OSError as error:
         return unreadable(str(path), error.strerror or str(error))
     return read_manifest(data, name=str(path), config=config)

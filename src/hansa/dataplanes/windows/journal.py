@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hansa.bounded import read_file
 from hansa.dataplanes.windows.ownership import Journal, read_journal
 
 # Lines beyond which the file is rewritten if it has become this many times as long as its content: a week of pods
 # coming and going on a busy node fits into a few hundred kilobytes.
 REWRITE_BEYOND, REWRITE_RATIO = 4096, 4
+
+# 100,000 objects are 4 MB; beyond this it is no journal.
+LONGEST_BYTES = 64 * 1024 * 1024
 
 
 class JournalFile:
@@ -28,7 +32,8 @@ class JournalFile:
         if self._path is None:
             return Journal()
         try:
-            journal = read_journal(self._path.read_text(encoding="utf-8", errors="replace").splitlines())
+            content = read_file(self._path, LONGEST_BYTES)
+            journal = read_journal(content.decode("utf-8", "replace").splitlines())
         except FileNotFoundError:
             return Journal()
         except OSError as error:

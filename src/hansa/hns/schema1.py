@@ -7,12 +7,27 @@ in `Untold`, so that nobody takes their absence for a zero. Evidence: hcn.md 1.8
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from hansa.hns.api import HnsKind
-from hansa.hns.schema import HnsLoadBalancer, LbFlags, MappingFlags
+from hansa.hns.schema import (
+    Dns,
+    HnsEndpoint,
+    HnsLoadBalancer,
+    HnsNetwork,
+    LbFlags,
+    MappingFlags,
+    NetAdapterName,
+    Policy,
+    ProviderAddress,
+    SourceMacAddress,
+    policy_document,
+)
 
 NO_FLAGS = MappingFlags(0)
 NETWORK, ENDPOINT, LOAD_BALANCER = HnsKind.NETWORK, HnsKind.ENDPOINT, HnsKind.LOAD_BALANCER
@@ -311,6 +326,89 @@ def report_document(fields: Fields) -> tuple[dict[str, object], Untold]:
     told = MappingFlags.LOCAL_ROUTED_VIP if "LocalRoutedVip" in fields else NO_FLAGS
     every = MappingFlags(sum(int(flag) for flag in MappingFlags))
     return document, Untold(frozenset({"distribution", "source VIP"}), every & ~told)
+
+
+# --- the way back: networks and endpoints as schema 1 shows them ---
+
+
+def network_listing(network: HnsNetwork) -> dict[str, object]:
+    """A network, the way back of `network_document`; what schema 1 has fields for is no policy there."""
+    own = (NetAdapterName, SourceMacAddress, ProviderAddress)
+    rest = [each for each in network.policies if not isinstance(each, own)]
+    return {
+        "ID": network.guid,
+        "Name": network.name,
+        "Type": network.type.value,
+        "NetworkAdapterName": next((one.name for one in network.policies if isinstance(one, NetAdapterName)), ""),
+        "SourceMac": next((one.address for one in network.policies if isinstance(one, SourceMacAddress)), ""),
+        "ManagementIP": "" if network.management_ip is None else str(network.management_ip),
+        "MacPools": [{"StartMacAddress": one.start, "EndMacAddress": one.end} for one in network.mac_ranges],
+        "Subnets": [
+            {
+                "ID": subnet.guid.lower(),
+                "AddressPrefix": "" if subnet.prefix is None else str(subnet.prefix),
+                "GatewayAddress": next((str(one.next_hop) for one in subnet.routes if one.prefix.prefixlen == 0), ""),
+                "Policies": [_old_policy(each) for each in subnet.policies],
+            }
+            for subnet in network.subnets
+        ],
+        "Policies": [_old_policy(each) for each in rest],
+        **_old_dns(network.dns),
+    }
+
+
+def endpoint_listing(endpoint: HnsEndpoint, network_name: str) -> dict[str, object]:
+    """An endpoint, the way back of `endpoint_document`. Of each family it has one address (hcn.md 2.3)."""
+    listing: dict[str, object] = {
+        "ID": endpoint.guid.lower(),
+        "Name": endpoint.name,
+        "VirtualNetwork": endpoint.network,
+        "VirtualNetworkName": network_name,
+        "MacAddress": endpoint.mac_address,
+        "IsRemoteEndpoint": endpoint.remote,
+        "Policies": [_old_policy(each) for each in endpoint.policies],
+        "State": endpoint.state,
+        **_old_dns(endpoint.dns),
+    }
+    if endpoint.namespace is not None:
+        listing["Namespace"] = {"ID": endpoint.namespace.lower()}
+    for entry in endpoint.ip_configurations:
+        address, length = ("IPv6Address", "IPv6PrefixLength") if entry.address.version == 6 else _IPV4_FIELDS
+        listing[address], listing[length] = str(entry.address), entry.prefix_length
+    for route in endpoint.routes:
+        if route.prefix.prefixlen == 0 and route.next_hop is not None:
+            listing["GatewayAddressV6" if route.prefix.version == 6 else "GatewayAddress"] = str(route.next_hop)
+    return listing
+
+
+_IPV4_FIELDS = ("IPAddress", "PrefixLength")
+
+
+def _old_dns(dns: Dns) -> dict[str, object]:
+    return {"DNSSuffix": dns.domain, "DNSServerList": ",".join(dns.servers)}
+
+
+def _old_policy(policy: Policy) -> dict[str, object]:
+    """The way back of `_policy`; types that are alike in both schemas keep their fields."""
+    document = policy_document(policy)
+    settings = document["Settings"]
+    fields = dict(settings) if isinstance(settings, dict) else json.loads(msgspec.json.encode(settings))
+    match document["Type"]:
+        case "ProviderAddress":
+            return {"Type": "PA", "PA": fields.get("ProviderAddress")}
+        case "VSID" | "VLAN" as kind:
+            return {"Type": kind, str(kind): fields.get("IsolationId")}
+        case "OutBoundNAT":
+            exceptions = fields.pop("Exceptions", [])
+            vip = {"VIP": fields.pop("VirtualIP")} if fields.get("VirtualIP") else {}
+            return {"Type": "OutBoundNAT", **vip, "ExceptionList": exceptions, **fields}
+        case "SDNRoute":
+            return {"Type": "ROUTE", **fields}
+        case "PortMapping":
+            reserved = {"ExternalPortReserved": True} if int(fields.pop("Flags", 0)) & 4 else {}
+            return {"Type": "NAT", **fields, **reserved}
+        case kind:
+            return {"Type": kind, **fields}
 
 
 # --- policies ---

@@ -102,7 +102,7 @@ def test_what_cannot_be_read_does_not_spoil_the_list(node: GuardedNode) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "code"),
     [
-        ("GET", "/networks/", "", 0x80004001),
+        ("GET", "/portpools/", "", 0x80004001),
         ("PUT", "/policylists/", "", 0x80004001),
         ("DELETE", "/policylists/", "", 0x80004001),
         ("GET", "/policylists/web", "", 0x80070057),

@@ -174,7 +174,8 @@ def test_what_is_no_call_is_refused_and_the_connection_goes_on(server: Server) -
 @pytest.mark.parametrize(
     ("line", "hresult"),
     [
-        (b'["HcnOpenNamespace","6F1C0A10-52D4-4E0B-9B77-0D4C7A10E001"]', 0x80004001),
+        (b'["HcnOpenSdnRoute","6F1C0A10-52D4-4E0B-9B77-0D4C7A10E001"]', 0x80004001),
+        (b'["HcnOpenNamespace","6F1C0A10-52D4-4E0B-9B77-0D4C7A10E001"]', 0x80070490),
         (b'["Quit"]', 0x80004001),
         (b'["HcnOpenNetwork"]', 0x80070057),
         (b'["HcnOpenNetwork",1]', 0x80070057),

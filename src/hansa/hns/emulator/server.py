@@ -20,6 +20,8 @@ from typing import Self, assert_never
 
 from hansa.errors import ConfigError, Fault
 from hansa.hns.api import Guid, Handle, HnsApi, HnsError, HnsKind, HnsVerb, HnsVersion
+from hansa.hns.emulator.namespaces import Namespaces
+from hansa.hns.emulator.service import Emulator
 from hansa.hns.emulator.version1 import respond
 from hansa.hns.emulator.wire import (
     MACHINE_FUNCTION,
@@ -65,6 +67,7 @@ class Server:
         self, api: HnsApi, listener: socket.socket, lock: threading.Lock, machine: Mapping[Address, str] | None
     ) -> None:
         self._api = api
+        self._namespaces = Namespaces(api) if isinstance(api, Emulator) else None
         self._machine = machine
         self._listener = listener
         self._lock = lock
@@ -147,6 +150,9 @@ class Server:
             return refusal(HnsError("", E_INVALIDARG, str(error)))
         if request.function == MACHINE_FUNCTION and self._machine is not None:
             return Answer(S_OK, out=json.dumps({str(address): mac for address, mac in self._machine.items()}))
+        if self._namespaces is not None and self._namespaces.knows(request.function):
+            with self._lock:
+                return self._in_namespaces(request, self._namespaces)
         with self._lock:
             answer = perform(self._api, request)
         if answer.handle is not None:
@@ -156,6 +162,14 @@ class Server:
                 case (int(handle),):
                     open_handles.pop(Handle(handle), None)
         return answer
+
+    @staticmethod
+    def _in_namespaces(request: Request, namespaces: Namespaces) -> Answer:
+        """Handles of namespaces hold nothing, so one that a client leaves open costs nothing."""
+        try:
+            return namespaces.answer(request)
+        except HnsError as error:
+            return refusal(error)
 
 
 def perform(api: HnsApi, request: Request) -> Answer:

@@ -1,23 +1,46 @@
 """The older interface, HNSCall: what of it an emulated HNS answers. Pure; `hansa.hns.emulator.server` is its way in.
 
-The version, and load balancers as policy lists: kube-proxy asks for these lists at its start, and gives up if it gets
-none; `Get-HnsPolicyList | Remove-HnsPolicyList` is how people delete load balancers. Everything else is refused in
-words. The call itself succeeds; a refusal is in the response. Evidence: hcn.md 1.8 and 6.
+The version, networks, endpoints, and load balancers as policy lists: older CNI plug-ins make networks and endpoints in
+this way; kube-proxy asks for policy lists at its start, and gives up if it gets none; `Get-HnsPolicyList |
+Remove-HnsPolicyList` is how people delete load balancers. Everything else is refused in words. The call itself
+succeeds; a refusal is in the response. Evidence: hcn.md 1.8 and 6.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from hansa.hns.api import ZERO_GUID, Guid, HnsApi, HnsError, HnsKind, parse_guid
 from hansa.hns.client import HnsClient
+from hansa.hns.emulator.refusals import RULES, system_text
 from hansa.hns.errors import ErrorClass, classify
 from hansa.hns.record import E_INVALIDARG, E_NOTIMPL, write_error_record, write_version_response
-from hansa.hns.schema import HnsLoadBalancer, MalformedHnsObject, decode_load_balancer
-from hansa.hns.schema1 import CutOff, Fields, balancer_document, policy_list
+from hansa.hns.schema import (
+    EndpointState,
+    HnsEndpoint,
+    HnsLoadBalancer,
+    HnsNetwork,
+    MalformedHnsObject,
+    decode_endpoint,
+    decode_load_balancer,
+    decode_network,
+)
+from hansa.hns.schema1 import (
+    CutOff,
+    Fields,
+    balancer_document,
+    endpoint_document,
+    endpoint_listing,
+    network_document,
+    network_listing,
+    policy_list,
+)
 
-LISTS = "policylists"
-LB = HnsKind.LOAD_BALANCER
+T = TypeVar("T")
+
+NETWORK, ENDPOINT, LB = HnsKind.NETWORK, HnsKind.ENDPOINT, HnsKind.LOAD_BALANCER
 
 
 def respond(api: HnsApi, method: str, path: str, body: str) -> str:
@@ -29,35 +52,134 @@ def respond(api: HnsApi, method: str, path: str, body: str) -> str:
         return write_version_response(api.version())
     try:
         collection, _, rest = path.strip("/").partition("/")
-        if collection.lower() != LISTS:
-            raise _unknown(method, path)
-        return _success(_policy_lists(HnsClient(api), method, path, rest, body))
+        asked = _Asked(method, path, rest, body)
+        match collection.lower():
+            case "policylists":
+                return _success(_policy_lists(HnsClient(api), asked))
+            case "networks":
+                return _success(_networks(HnsClient(api), asked))
+            case "endpoints":
+                return _success(_endpoints(HnsClient(api), asked))
+            case _:
+                raise _unknown(asked)
     except HnsError as error:
         if classify(error) is ErrorClass.UNAVAILABLE:
             raise
         return write_error_record(error.hresult, error.text)
 
 
-def _policy_lists(client: HnsClient, method: str, path: str, rest: str, body: str) -> object:
-    match method, rest:
+class _Asked(NamedTuple):
+    """One request. rest: of the path, after the collection; body: "" or a JSON object."""
+
+    method: str
+    path: str
+    rest: str
+    body: str
+
+
+def _policy_lists(client: HnsClient, asked: _Asked) -> object:
+    match asked.method, asked.rest:
         case "GET", "":
             return [policy_list(found) for guid in client.list_ids(LB) if (found := _read(client, guid)) is not None]
-        case "GET", _:
+        case "GET", rest:
             return policy_list(decode_load_balancer(client.read(LB, _guid(rest))))
-        case "DELETE", _ if rest:
+        case "DELETE", rest if rest:
             client.delete(LB, _guid(rest))
             return None
         case "POST", "":
-            document = json.dumps({**_document(body), "SchemaVersion": {"Major": 2, "Minor": 0}})
-            return policy_list(decode_load_balancer(client.create(LB, document, guid=ZERO_GUID)))
+            document, _ = balancer_document(_fields(asked))
+            return policy_list(decode_load_balancer(client.create(LB, _settings(document), guid=ZERO_GUID)))
         case _:
-            raise _unknown(method, path)
+            raise _unknown(asked)
+
+
+def _networks(client: HnsClient, asked: _Asked) -> object:
+    match asked.method, asked.rest:
+        case "GET", "":
+            found = (_read_network(client, guid) for guid in client.list_ids(NETWORK))
+            return [network_listing(one) for one in found if one is not None]
+        case "GET", rest:
+            return network_listing(decode_network(client.read(NETWORK, _guid(rest))))
+        case "DELETE", rest if rest:
+            client.delete(NETWORK, _guid(rest))
+            return None
+        case "POST", "":
+            made = client.create(NETWORK, _settings(network_document(_fields(asked))), guid=ZERO_GUID)
+            return network_listing(decode_network(made))
+        case "POST", rest:
+            return network_listing(decode_network(client.modify(NETWORK, _guid(rest), _policies(asked))))
+        case _:
+            raise _unknown(asked)
+
+
+def _endpoints(client: HnsClient, asked: _Asked) -> object:
+    guid, _, verb = asked.rest.partition("/")
+    match asked.method, guid, verb:
+        case "GET", "", "":
+            found = (_read_endpoint(client, each) for each in client.list_ids(ENDPOINT))
+            return [_listed(client, one) for one in found if one is not None]
+        case "GET", _, "":
+            return _listed(client, decode_endpoint(client.read(ENDPOINT, _guid(guid))))
+        case "DELETE", _, "" if guid:
+            client.delete(ENDPOINT, _guid(guid))
+            return None
+        case "POST", "", "":
+            fields = _fields(asked)
+            document = endpoint_document(fields)
+            network = _network_of(client, fields)
+            return _listed(client, decode_endpoint(client.create(ENDPOINT, _settings(document), network=network)))
+        case "POST", _, "":
+            return _listed(client, decode_endpoint(client.modify(ENDPOINT, _guid(guid), _policies(asked))))
+        case "POST", _, "attach" | "detach":
+            word = "Add" if verb == "attach" else "Remove"
+            request: dict[str, object] = {"ResourceType": "Port", "RequestType": word, "Settings": {}}
+            return _listed(client, decode_endpoint(client.modify(ENDPOINT, _guid(guid), json.dumps(request))))
+        case _:
+            raise _unknown(asked)
+
+
+def _listed(client: HnsClient, endpoint: HnsEndpoint) -> dict[str, object]:
+    """Schema 2 does not tell the state, which follows from the namespace (inferred)."""
+    network = _read_network(client, endpoint.network)
+    listing = endpoint_listing(endpoint, "" if network is None else network.name)
+    state = EndpointState.CREATED if endpoint.namespace is None else EndpointState.ATTACHED_SHARING
+    return {**listing, "State": int(state)}
+
+
+def _network_of(client: HnsClient, fields: Fields) -> Guid:
+    """The network that an endpoint asks for, by id or by name."""
+    if fields.get("VirtualNetwork"):
+        return _guid(str(fields.get("VirtualNetwork")))
+    name = str(fields.get("VirtualNetworkName") or "")
+    found = client.list_ids(NETWORK, name=name) if name else ()
+    if not found:
+        raise HnsError("HNSCall", RULES["EV-02"].hresult, system_text(RULES["EV-02"].hresult))
+    return found[0]
+
+
+def _policies(asked: _Asked) -> str:
+    """POST on what exists is an update; of its policies here, since everything else of an object stays (inferred)."""
+    document = network_document(_fields(asked)) if "networks" in asked.path else endpoint_document(_fields(asked))
+    settings = {"Policies": document["Policies"]}
+    return json.dumps({"ResourceType": "Policy", "RequestType": "Update", "Settings": settings})
+
+
+def _read_network(client: HnsClient, guid: Guid) -> HnsNetwork | None:
+    return _read_as(lambda: decode_network(client.read(NETWORK, guid)))
+
+
+def _read_endpoint(client: HnsClient, guid: Guid) -> HnsEndpoint | None:
+    return _read_as(lambda: decode_endpoint(client.read(ENDPOINT, guid)))
 
 
 def _read(client: HnsClient, guid: Guid) -> HnsLoadBalancer | None:
+    return _read_as(lambda: decode_load_balancer(client.read(LB, guid)))
+
+
+def _read_as(read: Callable[[], T]) -> T | None:
     """None: it is gone by now, or what is left of it makes no sense."""
     try:
-        return decode_load_balancer(client.read(LB, guid))
+        return read()
     except MalformedHnsObject:
         return None
     except HnsError as error:
@@ -73,12 +195,17 @@ def _guid(text: str) -> Guid:
         raise HnsError("HNSCall", E_INVALIDARG, f"{text} is no GUID. ") from error
 
 
-def _document(body: str) -> dict[str, object]:
+def _fields(asked: _Asked) -> Fields:
     try:
-        document, _ = balancer_document(Fields(json.loads(body)))
+        return Fields(json.loads(asked.body))
     except (ValueError, CutOff) as error:
-        raise HnsError("HNSCall", E_INVALIDARG, f"The policy list cannot be read: {error} ") from error
-    return {name: value for name, value in document.items() if value is not None and name != "ID"}
+        raise HnsError("HNSCall", E_INVALIDARG, f"The document cannot be read: {error} ") from error
+
+
+def _settings(document: Mapping[str, object]) -> str:
+    """As HCN takes it; the id is HNS's to choose."""
+    told = {name: value for name, value in document.items() if value is not None and name != "ID"}
+    return json.dumps({**told, "SchemaVersion": {"Major": 2, "Minor": 0}})
 
 
 def _success(output: object) -> str:
@@ -87,5 +214,5 @@ def _success(output: object) -> str:
     return json.dumps(envelope, separators=(",", ":"))
 
 
-def _unknown(method: str, path: str) -> HnsError:
-    return HnsError("HNSCall", E_NOTIMPL, f"This service does not know {method} {path}. ")
+def _unknown(asked: _Asked) -> HnsError:
+    return HnsError("HNSCall", E_NOTIMPL, f"This service does not know {asked.method} {asked.path}. ")

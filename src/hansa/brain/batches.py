@@ -17,8 +17,8 @@ from hansa.sources.kpng.wire import localv1, nodev1
 # Far below the 4 MiB at which gRPC's clients stop reading, and large enough that the cost of a message does not matter.
 MESSAGE_BYTES = 256 * 1024
 BREATHE = b""
-# Services between two breaths: a few milliseconds' worth where views have to be made first.
-BREATH = 32
+# Services between two breaths: about two milliseconds' worth where views have to be made first.
+BREATH = 8
 _SERVICES, _ENDPOINTS = localv1.Set.ServicesSet, localv1.Set.EndpointsSet
 _SET_TAG = b"\x1a"  # field 3 of WatchResponse, length-delimited
 

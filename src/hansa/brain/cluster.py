@@ -76,7 +76,7 @@ class ServiceState:
         return Viewpoint(viewpoint.name if viewpoint.name in self._named else "", zone)
 
     def told_from(self, viewpoint: Viewpoint) -> Viewpoint:
-        """The same where nodes are told the node of each endpoint: then only policies Local and hints tell them apart."""
+        """The same where each endpoint's node is told: then only policies Local and hints tell nodes apart."""
         if viewpoint.name in self._named and (self._has_local_policy or viewpoint.name in self._node_hints):
             return self.seen_from(viewpoint)
         return Viewpoint("", viewpoint.zone if viewpoint.zone in self._zones else "")

@@ -49,6 +49,7 @@ LOCAL, GLOBAL, NODE, BRAIN = "localv1.Sets", "globalv1.Sets", "hansa.node.v1.Nod
 DEFAULT_PORT = 12090  # KPNG's
 # Requests that a client may send ahead; each brings a batch, so a client that asks without reading is a broken one.
 QUEUED_REQUESTS = 16
+TURN_S = 0.002  # how long a batch is worked at before everything else gets its turn
 # A client behind a dead link is found out after this time, also if nothing changes.
 KEEPALIVE_S = 20.0
 _OPTIONS = (
@@ -57,6 +58,10 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
+    # All nodes of a large cluster may come back at once: they wait for their turn, and are not turned away.
+    ("grpc.server_max_unrequested_time_in_server", 600),
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
 )
 
@@ -161,6 +166,8 @@ class Brain:
         self._clock = clock
         self._metrics = Metrics(metrics.TABLE)
         self._clients: dict[Follower, str] = {}
+        # Held while a message is made, never while one is sent: a slow client keeps nobody waiting.
+        self.turn = asyncio.Lock()
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._runner: web.ServerRunner | None = None
@@ -424,10 +431,8 @@ class _Stream:
     async def _send_batch(self, difference: Difference, *, must_sync: bool) -> bool:
         """Whether there was anything to say; if so, it ended with a Sync."""
         something = False
-        for message in self._api.batch(difference):
-            if message is BREATHE:
-                await asyncio.sleep(0)
-                continue
+        batch = self._api.batch(difference)
+        while (message := await self._next(batch)) is not None:
             something = True
             await self._send(message)
         if self._api.is_kpng:
@@ -439,6 +444,19 @@ class _Stream:
             await self._send(end.SerializeToString())
             something = True
         return something
+
+    async def _next(self, batch: Iterator[bytes]) -> bytes | None:
+        """The next message of a batch, None at its end. One stream at a time: a thousand that begin together would
+        leave no turn for calls that are not even accepted yet, and gRPC gives those up after half a minute."""
+        async with self._brain.turn:
+            since = time.monotonic()
+            for message in batch:
+                if message is not BREATHE:
+                    return message
+                if time.monotonic() - since > TURN_S:
+                    await asyncio.sleep(0)
+                    since = time.monotonic()
+        return None
 
     async def _send(self, message: bytes) -> None:
         await self._context.write(message)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cluster
+import proxies
 import psutil
 
 # (services, endpoints of each)
@@ -310,3 +311,6 @@ def run(folder: str, script: str, sizes: Iterable[tuple[int, int]]) -> None:
             size = {"services": services, "endpoints": endpoints}
             print(json.dumps({"name": "nftables: failed", "value": done.returncode, "unit": "exit code", **size}))
         Path(file).unlink()
+        if os.environ.get("KUBE_PROXY") and services * endpoints <= PEER_ENDPOINTS and endpoints <= SLICE_ENDPOINTS:
+            for peer in proxies.peers():
+                subprocess.run([*command, "--proxy", peer.name], check=False)

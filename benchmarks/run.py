@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import cluster
 import kpng
 import nftables
+import proxies
 
 PARTS = ("stages", "windows", "nftables", "kpng")
 DEFAULT_SERVICES, DEFAULT_ENDPOINTS = 10_000, 10
@@ -228,11 +229,17 @@ def main() -> None:
     parser.add_argument("--endpoints", type=int, help=f"default: {DEFAULT_ENDPOINTS}")
     parser.add_argument("--only", choices=PARTS, action="append", help="one part; may be repeated")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("--proxy", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     size = {
         "services": arguments.services or DEFAULT_SERVICES,
         "endpoints": arguments.endpoints or DEFAULT_ENDPOINTS,
     }
+    if arguments.proxy:
+        report = Report(**size)
+        if proxies.bench(report, **size, name=arguments.proxy) is None:
+            raise SystemExit(1)
+        return
     if arguments.inside:
         bench(arguments.inside, **size, part=arguments.only[0])
         return

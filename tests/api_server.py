@@ -148,6 +148,7 @@ class ApiServer:
         application = web.Application(middlewares=[self._authorize])
         for kind, path in RESOURCES.items():
             application.router.add_get(path, self._handler(kind))
+        application.router.add_get(f"{RESOURCES['Node']}/{{name}}", self._get_node)
         application.router.add_post(f"{EVENTS}/namespaces/{{namespace}}/events", self._create_event)
         application.router.add_patch(f"{EVENTS}/namespaces/{{namespace}}/events/{{name}}", self._patch_event)
         # As in a real server, a watch ends when its client goes.
@@ -303,6 +304,14 @@ class ApiServer:
             return self._list(kind, request)
 
         return handle
+
+    async def _get_node(self, request: web.Request) -> web.Response:
+        """One object by its name: other proxies ask for their node so."""
+        name = request.match_info["name"]
+        found = self._objects["Node"].get(("", name))
+        if found is None:
+            return _refuse(404, "NotFound", f'nodes "{name}" not found')
+        return web.json_response(found)
 
     async def _create_event(self, request: web.Request) -> web.Response:
         refusal = await self._event_refusal(request)

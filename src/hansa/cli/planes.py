@@ -263,7 +263,7 @@ class NftablesPlane:
     def plan(self, message: RuleChanges) -> Sequence[Change]:
         from hansa.dataplanes.nftables.host import open_for_reading
 
-        reader = open_for_reading()
+        reader = open_for_reading(self.config)
         try:
             return reader.plan(message, now=time.monotonic())
         finally:

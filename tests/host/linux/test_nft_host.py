@@ -368,3 +368,31 @@ def test_the_oom_score_is_set_and_a_refusal_is_only_told(tmp_path: Path) -> None
     score.unlink()
     [note] = host._set_oom_score(wanted, tmp_path)
     assert note == "oom_score_adj cannot be set to -999: No such file or directory"
+
+
+def test_a_plan_tells_that_kube_proxys_table_would_go(space: Namespace) -> None:
+    space.nft("add", "table", "ip", "kube-proxy")
+    nothing = RuleChanges({}, make_surroundings(NODE_FACTS, config(), ()), complete=True)
+
+    def planned(settings: Config) -> list[str]:
+        with closing(space.call(lambda: host.open_for_reading(settings))) as reader:
+            return [f"{one.verb.value} {one.key}" for one in space.call(lambda: reader.plan(nothing, now=0.0))]
+
+    assert "delete table ip kube-proxy" in planned(config())
+    without = Config("n1", windows=WindowsConfig(takeover=False))
+    assert "delete table ip kube-proxy" not in planned(without)
+    assert "table ip kube-proxy" in space.nft("list", "tables")
+
+
+def test_a_kube_proxy_that_comes_back_is_told_and_not_fought(space: Namespace) -> None:
+    settings = config()
+    dataplane, _ = start(space, settings)
+    with closing(dataplane):
+        assert first_sync(space, dataplane, settings).ok
+        space.nft("add", "table", "ip6", "kube-proxy")
+        nothing = RuleChanges({}, make_surroundings(NODE_FACTS, settings, ()))
+        report = space.call(lambda: dataplane.sync(nothing, now=1.0, audit=True))
+        assert [one.partition(";")[0] for one in report.conditions] == [
+            "IPv6: another proxy is at work: table ip6 kube-proxy"
+        ]
+        assert "table ip6 kube-proxy" in space.nft("list", "tables")

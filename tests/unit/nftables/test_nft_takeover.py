@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hansa.dataplanes.base import HostState
+from hansa.dataplanes.base import HostState, Verb
 from hansa.dataplanes.nftables.apply import NftablesDataplane
 from hansa.dataplanes.nftables.memory import MemoryRuleset
 from hansa.errors import DataplaneError
@@ -19,6 +19,12 @@ class OtherTables:
 
     def __init__(self, host: MemoryRuleset, *families: IPFamily) -> None:
         self.host, self.left, self.stuck, self.closed = host, set(families), False, False
+
+    def found(self, family: IPFamily) -> tuple[str, ...]:
+        return (f"table of {family}",) if family in self.left else ()
+
+    def standing(self, family: IPFamily) -> tuple[str, ...]:
+        return self.found(family)
 
     def remove(self, family: IPFamily) -> str:
         assert family in self.host.tables
@@ -44,8 +50,14 @@ def test_the_other_table_goes_once_ours_is_there() -> None:
         "table of IPv4"
     ]
     other.left.add(V4)
-    dataplane.sync(NOTHING, now=0, audit=True)
+    report = dataplane.sync(NOTHING, now=0, audit=True)
     assert other.left, "it is done once: two proxies that remove each other's tables would never end"
+    (told,) = report.conditions
+    assert told.startswith("IPv4: another proxy is at work: table of IPv4; stop it")
+    assert report.objects["table"] == (2, 2, 1)
+    assert dataplane.sync(NOTHING, now=1, audit=False).conditions == (told,), "as long as it is so"
+    other.left.clear()
+    assert dataplane.sync(NOTHING, now=2, audit=True).conditions == ()
     dataplane.close()
     assert other.closed
 
@@ -74,3 +86,10 @@ def test_a_table_that_cannot_be_removed_is_told_and_tried_again() -> None:
     other.stuck = False
     assert dataplane.sync(NOTHING, now=5, audit=False).ok
     assert not other.left
+
+
+def test_a_plan_tells_what_would_be_replaced() -> None:
+    host = MemoryRuleset()
+    dataplane = NftablesDataplane(host, (V4,), predecessor=OtherTables(host, V4))
+    told = [(one.verb, one.kind, one.key) for one in dataplane.plan(NOTHING, now=0)]
+    assert told == [(Verb.CREATE, "table", "IPv4 hansa"), (Verb.DELETE, "rules", "table of IPv4")]

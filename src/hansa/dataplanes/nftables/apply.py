@@ -97,7 +97,13 @@ class RulesetHost(Seam):
 
 
 class Predecessor(Seam):
-    """Another proxy's tables, found at the start, which hansa takes the place of."""
+    """Another proxy's rules: those found at the start, which hansa takes the place of, and those that come later."""
+
+    def found(self, family: IPFamily) -> tuple[str, ...]:
+        """What was found at the start and is to go, one text each."""
+
+    def standing(self, family: IPFamily) -> tuple[str, ...]:
+        """What is there now; cheap, for every check. Raises DataplaneError if the host does not tell."""
 
     def remove(self, family: IPFamily) -> str:
         """Delete them; what was deleted, "" = nothing was there. Raises DataplaneError if the host refuses."""
@@ -243,7 +249,7 @@ class _Family:
 
     flows: what UDP flows may go on. trusted: the table is as `desired` says, unless others wrote; doubted: they may
     have. seen: it was read once. alone: no other proxy's table is left. check: one that is under way; each step says
-    whether all was well.
+    whether all was well. rivals: another proxy's rules that have come since.
     """
 
     desired: Desired
@@ -253,6 +259,7 @@ class _Family:
     seen: bool = False
     alone: bool = False
     check: Iterator[bool] | None = None
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -312,7 +319,14 @@ class NftablesDataplane:
         for one in self._families.values():
             if one.trusted:
                 self._replace_predecessor(one, work)
+                if audit:
+                    self._look_for_rivals(one, work)
                 self._cut_stale_flows(one, work)
+        for family, one in self._families.items():
+            if one.rivals:
+                rivals = ", ".join(one.rivals)
+                back = f"{family}: another proxy is at work: {rivals}; stop it on this node, then restart hansa"
+                work.conditions.append(back)
         failed = frozenset(family for family, one in self._families.items() if not one.trusted)
         for family in sorted(failed):
             work.pending[family].insert(0, f"{family} table")
@@ -329,9 +343,18 @@ class NftablesDataplane:
             host_calls=work.calls,
             pending_by_family={family: tuple(keys) for family, keys in work.pending.items()},
             failed_families=failed,
-            objects={"frontend": ObjectCounts(sum(len(one.desired.rules) for one in self._families.values()))},
+            objects=self._objects(),
             conntrack=work.conntrack,
         )
+
+    def _objects(self) -> dict[str, ObjectCounts]:
+        """Frontends, and the tables: another proxy's that have come back count as foreign."""
+        families = self._families.values()
+        rivals = sum(len(one.rivals) for one in families)
+        return {
+            "frontend": ObjectCounts(sum(len(one.desired.rules) for one in families)),
+            "table": ObjectCounts(len(families), sum(one.trusted for one in families), rivals),
+        }
 
     def plan(self, changes: RuleChanges, *, now: float) -> Sequence[Change]:  # noqa: ARG002 (no retry timers here)
         """See `Dataplane.plan`: every difference between the host and what it should be after `changes`."""
@@ -346,6 +369,9 @@ class NftablesDataplane:
             if read is not None:
                 self._complete(read, ruleset)
             found += planning.compare(ruleset, None if read is None else wire.judge(read, ruleset))[1]
+            if self._predecessor is not None:
+                why = "hansa takes its place"
+                found += [Change(Verb.DELETE, "rules", what, why) for what in self._predecessor.found(family)]
             flows = copy.deepcopy(one.flows)
             flows.take(changes)
             if read is not None and not one.seen:
@@ -535,6 +561,17 @@ class NftablesDataplane:
         if removed:
             change = Change(Verb.DELETE, "table", removed, "hansa has taken its place")
             work.results.append(Result(change, Outcome.DONE))
+
+    def _look_for_rivals(self, one: _Family, work: _Work) -> None:
+        """Another proxy that has come back is told, and not fought: who removes whose rules would never end."""
+        if self._predecessor is None or not one.alone:
+            return
+        family = one.desired.family
+        work.calls += 1
+        try:
+            one.rivals = self._predecessor.standing(family)
+        except DataplaneError as error:
+            work.conditions.append(f"{family}: another proxy's rules cannot be looked for: {error}")
 
     def _cut_stale_flows(self, one: _Family, work: _Work) -> None:
         """Only if a flow could be stale (K2); what fails is tried again at the next sync (K14)."""

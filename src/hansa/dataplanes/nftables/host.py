@@ -14,7 +14,7 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,18 +63,22 @@ def open_dataplane(config: Config) -> tuple[NftablesDataplane, Preparation]:
     Raises DataplaneError if the kernel lacks something, each named, or if another proxy is at work.
     """
     prepared = prepare(config)
-    predecessor = KubeProxyRules(prepared.replaced) if prepared.replaced else None
+    predecessor = KubeProxyRules(prepared.replaced) if config.proxy_name is None else None
     dataplane = NftablesDataplane(
         KernelRuleset(), prepared.families, connections=KernelConnections(), predecessor=predecessor
     )
     return dataplane, prepared
 
 
-def open_for_reading() -> NftablesDataplane:
-    """A dataplane for `plan` alone: nothing is prepared or set. Raises DataplaneError as `open_dataplane` does."""
-    families = node_families()
+def open_for_reading(config: Config, root: Path = ROOT) -> NftablesDataplane:
+    """A dataplane for `plan` alone: nothing is prepared or set. Raises DataplaneError if the kernel lacks something."""
+    families = node_families(root)
     check_features(families)
-    return NftablesDataplane(KernelRuleset(), families, connections=KernelConnections())
+    predecessor = None
+    if config.takeover and config.proxy_name is None:
+        with closing(NetfilterSocket()) as kernel:
+            predecessor = KubeProxyRules(find_rivals(kernel, root))
+    return NftablesDataplane(KernelRuleset(), families, connections=KernelConnections(), predecessor=predecessor)
 
 
 def prepare(config: Config, root: Path = ROOT) -> Preparation:
@@ -183,16 +187,22 @@ def find_rivals(kernel: NetfilterSocket, root: Path = ROOT) -> tuple[Rival, ...]
     """kube-proxy's tables and chains, by their names; nothing of others is listed."""
     found: list[Rival] = []
     for family in IPFamily:
-        number = wire.family_number(family)
-        if _exists(kernel, nf.GET_TABLE, nf.table(number, needs.KUBE_PROXY_TABLE)):
-            found.append(NftablesRival(family))
+        found += _find_in_nftables(kernel, family)
         old_tables = _old_iptables(family, root)
         for table in needs.IPTABLES_TABLES:
-            if _exists(kernel, nf.GET_CHAIN, nf.chain(number, table, needs.KUBE_PROXY_CHAIN)):
-                found.append(IptablesRival(family, table, legacy=False))
             if table in old_tables and _old_table_has(family, table, needs.KUBE_PROXY_CHAIN):
                 found.append(IptablesRival(family, table, legacy=True))
     return tuple(found)
+
+
+def _find_in_nftables(kernel: NetfilterSocket, family: IPFamily) -> Iterator[Rival]:
+    """kube-proxy's own table, and its chains in those of iptables over nf_tables."""
+    number = wire.family_number(family)
+    if _exists(kernel, nf.GET_TABLE, nf.table(number, needs.KUBE_PROXY_TABLE)):
+        yield NftablesRival(family)
+    for table in needs.IPTABLES_TABLES:
+        if _exists(kernel, nf.GET_CHAIN, nf.chain(number, table, needs.KUBE_PROXY_CHAIN)):
+            yield IptablesRival(family, table, legacy=False)
 
 
 def _exists(kernel: NetfilterSocket, kind: int, payload: bytes) -> bool:
@@ -254,6 +264,13 @@ class KubeProxyRules:
     def __init__(self, rivals: Sequence[Rival]) -> None:
         self._rivals = tuple(rivals)
         self._socket = NetfilterSocket()
+
+    def found(self, family: IPFamily) -> tuple[str, ...]:
+        return tuple(str(one) for one in self._rivals if one.family is family)
+
+    def standing(self, family: IPFamily) -> tuple[str, ...]:
+        """Without those of the old iptables, which cannot be asked for one chain."""
+        return tuple(map(str, _find_in_nftables(self._socket, family)))
 
     def remove(self, family: IPFamily) -> str:
         theirs = [one for one in self._rivals if one.family is family]

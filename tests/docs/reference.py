@@ -195,7 +195,7 @@ def proxy_gates() -> str:
 
 
 def proxy_live() -> str:
-    return ", ".join(f"`{name}`" for name in sorted(settle.LIVE_FIELDS)) + "\n"
+    return ", ".join(f"`{name}`" for name in sorted(settle.LIVE_KEYS)) + "\n"
 
 
 def _effect(meaning: str, planes: frozenset[str], why: str) -> str:

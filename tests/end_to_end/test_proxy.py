@@ -141,11 +141,11 @@ async def test_what_can_be_applied_is_applied_when_that_is_asked_for(tmp_path: P
         )
         await proxy.says("changed configuration applied")
         applied = next(line for line in proxy.log if "changed configuration applied" in line)
-        for field in ("sync_period_s", "allow_external_ips", "logging"):
-            assert field in applied
-        await proxy.says("changed configuration needs a restart settings=bind_address_hard_fail")
+        for key in ("iptables.syncPeriod", "featureGates", "logging.vmodule"):
+            assert key in applied
+        await proxy.says("changed configuration needs a restart settings=bindAddressHardFail")
         proxy.process.send_signal(signal.SIGHUP)
-        await proxy.says("changed configuration applied applied=nothing")
+        await proxy.says("changed configuration applied settings=none")
         assert proxy.process.returncode is None
         assert await proxy.terminate() == 143
 
@@ -211,7 +211,7 @@ async def test_a_node_that_comes_late_is_waited_for_and_that_can_be_seen(tmp_pat
             await until(
                 lambda: f"waiting for the addresses of Node {NODE_NAME}" in readiness(port), lambda: str(proxy.log)
             )
-            await proxy.says(f"waiting for the addresses of Node {NODE_NAME}, which is not there yet longest_s=30")
+            await proxy.says(f'waiting what="the addresses of Node {NODE_NAME}, which is not there yet" longest_s=30')
             assert held(emulator) == []
             server.put(*own)
             add_local_pods(emulator, decoded(items), NODE_NAME)

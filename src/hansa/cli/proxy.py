@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -269,7 +268,6 @@ class _Proxy:
         self._digests = digests
         self._completed = completed
         self._supported = frozenset(IPFamily)
-        self._settled = config  # as files and flags say it; the plane adds what only the host can tell
         self._config = config
         self._failure = ""
         self._stop: Callable[[], None] = lambda: None
@@ -386,7 +384,7 @@ class _Proxy:
 
         match notice:
             case node_gate.Waiting(what, longest_s):
-                _log.info(what, longest_s=longest_s)
+                _log.info("waiting", what=what, longest_s=longest_s)
             case node_gate.Opened(node):
                 self._judge_node(node)
             case node_gate.AddressesChanged(before, after):
@@ -443,17 +441,17 @@ class _Proxy:
         except StartError as error:
             _log.error("changed configuration is wrong, the one before stays in force", err=error)
             return
-        found = settle.difference(self._completed, new, old_config=self._settled, new_config=config)
-        logs.configure(log_config)
+        found = settle.difference(self._completed, new)
+        if settle.check_logging(self._completed) != log_config:
+            logs.configure(log_config)
         self._completed = new
-        fields = {name: getattr(config, name) for name in found.live if name in settle.LIVE_FIELDS}
-        if fields:
-            self._settled = replace(self._settled, **fields)
-            self._config = replace(self._config, **fields)
-            await engine.reconfigure(self._config)
+        applied = settle.with_live_fields(self._config, config)
+        if applied != self._config:
+            self._config = applied
+            await engine.reconfigure(applied)
         if self._servers is not None:
-            self._servers.reconfigure(self._config, self._shown())
-        _log.info("changed configuration applied", applied=", ".join(found.live) or "nothing")
+            self._servers.reconfigure(applied, self._shown())
+        _log.info("changed configuration applied", settings=", ".join(found.live) or "none")
         if found.restart:
             _log.warning("changed configuration needs a restart", settings=", ".join(found.restart))
 

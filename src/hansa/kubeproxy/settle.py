@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 
 from hansa.config import (
     HEALTHZ_PORT,
@@ -26,7 +26,6 @@ from hansa.errors import ConfigError, Fault
 from hansa.kubeproxy import flags, gates, keys
 from hansa.kubeproxy.configuration import (
     IPTABLES,
-    IPVS,
     KERNELSPACE,
     NFTABLES,
     OWN_PATHS,
@@ -471,33 +470,56 @@ LIVE_FIELDS = frozenset(
         *("min_sync_period_s", "sync_period_s", "full_sync_period_s", "full_check_period_s"),
     }
 )
+# The keys that reach nothing else: the mode, too, for it is one dataplane that stands for all of them. Those of logging
+# can change as well.
+LIVE_KEYS = frozenset(
+    {
+        "mode",
+        *("bindAddress", "detectLocalMode", "clusterCIDR", "nodePortAddresses"),
+        *("detectLocal.bridgeInterface", "detectLocal.interfaceNamePrefix", "fullSyncPeriod", "fullCheckPeriod"),
+        *("iptables.syncPeriod", "iptables.minSyncPeriod", "iptables.masqueradeAll", "iptables.localhostNodePorts"),
+        *("nftables.syncPeriod", "nftables.minSyncPeriod", "nftables.masqueradeAll"),
+    }
+)
+_GATES_OF_LOGGING = frozenset({gates.LOGGING_ALPHA, gates.LOGGING_BETA})
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a new configuration changes. live: fields that can be applied; restart: keys that need a new start."""
+    """What a new configuration changes, by key: what is live can be applied, the rest needs a new start."""
 
     live: tuple[str, ...]
     restart: tuple[str, ...]
 
 
-def difference(old: Completed, new: Completed, *, old_config: Config, new_config: Config) -> Difference:
-    """Compare two configurations, of which the old one is in force."""
-    changed = [one.name for one in fields(Config) if getattr(old_config, one.name) != getattr(new_config, one.name)]
-    live = [name for name in changed if name in LIVE_FIELDS]
-    restart = [name for name in changed if name not in LIVE_FIELDS]
-    if check_logging(old) != check_logging(new):
-        live.append("logging")
-    if api_access(old) != api_access(new):
-        restart.append("clientConnection")
-    if old.mode != new.mode:
-        restart.append("mode")
+def difference(old: Completed, new: Completed) -> Difference:
+    """Compare two configurations, of which the old one is in force. Keys that nothing reads are in neither list."""
+    plane = new.surroundings.plane
+    changed = [path for path in old.values if old.values[path] != new.values[path] and plane in BY_PATH[path].planes]
+    changed += sorted(path for path in {*old.own, *new.own} if old.own.get(path) != new.own.get(path))
+    live, restart = [], []
+    for path in changed:
+        if path == "featureGates":
+            gate_names = {name for name in old.enabled if old.enabled[name] is not new.enabled[name]}
+            if gate_names & {gates.ALLOW_SERVICE_EXTERNAL_IPS, *_GATES_OF_LOGGING}:
+                live.append(path)
+            if gate_names - {gates.ALLOW_SERVICE_EXTERNAL_IPS, *_GATES_OF_LOGGING}:
+                restart.append(path)
+        elif path in LIVE_KEYS or path.startswith("logging."):
+            live.append(path)
+        else:
+            restart.append(path)
     return Difference(tuple(live), tuple(restart))
 
 
+def with_live_fields(running: Config, new: Config) -> Config:
+    """The running configuration with everything of the new one that can be applied."""
+    return replace(running, **{name: getattr(new, name) for name in LIVE_FIELDS})
+
+
 __all__ = [
-    "IPVS",
     "LIVE_FIELDS",
+    "LIVE_KEYS",
     "ApiAccess",
     "Completed",
     "Difference",
@@ -515,5 +537,6 @@ __all__ = [
     "needs_pod_cidrs",
     "proxy_mode",
     "warnings_on_node",
+    "with_live_fields",
     "wrong_families",
 ]

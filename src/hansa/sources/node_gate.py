@@ -128,7 +128,7 @@ class NodeGate:
         if self._held is None:
             return ""
         what = "podCIDRs" if self._lacks_pod_cidrs else "addresses"
-        return f"waiting for the {what} of Node {self._name}" + ("" if self._node else ", which is not there yet")
+        return f"the {what} of Node {self._name}" + ("" if self._node else ", which is not there yet")
 
     @property
     def _lacks_pod_cidrs(self) -> bool:
@@ -165,7 +165,7 @@ class GatedSource:
     @property
     def status(self) -> str:
         waiting = self._gate.status
-        return f"{self._source.status}; {waiting}" if waiting else self._source.status
+        return f"{self._source.status}; waiting for {waiting}" if waiting else self._source.status
 
     @property
     def troubled(self) -> bool:

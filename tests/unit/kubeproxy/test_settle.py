@@ -514,10 +514,42 @@ def test_what_can_change_under_a_running_proxy_and_what_cannot() -> None:
             )
         ),
     )
-    found = settle.difference(old, new, old_config=settle.check(old), new_config=settle.check(new))
-    assert set(found.live) == {"localhost_node_ports", "node_port_addresses", "logging"}
-    assert set(found.restart) == {"healthz_bind_address", "linux", "clientConnection", "mode"}
-    assert settle.difference(old, old, old_config=settle.check(old), new_config=settle.check(old)).live == ()
+    found = settle.difference(old, new)
+    assert set(found.live) == {"mode", "iptables.syncPeriod", "nodePortAddresses", "logging.verbosity"}
+    assert set(found.restart) == {"healthzBindAddress", "conntrack.min", "clientConnection.qps"}
+    assert settle.difference(old, old) == settle.Difference((), ())
+
+
+def test_gates_and_own_settings_that_change() -> None:
+    def with_gates(**gates: bool) -> Completed:
+        return completed(documents=file(featureGates=gates))
+
+    before = with_gates()
+    assert settle.difference(before, with_gates(AllowServiceExternalIPs=False)).live == ("featureGates",)
+    assert settle.difference(before, with_gates(WatchListClient=False)).restart == ("featureGates",)
+    assert settle.difference(before, with_gates(AllowServiceExternalIPs=True)) == settle.Difference((), ())
+    own = completed("--full-check-period=9s", "--ip-forward", documents=file())
+    assert settle.difference(before, own) == settle.Difference(("fullCheckPeriod",), ("ipForward",))
+
+
+def test_what_is_live_reaches_what_can_change_and_nothing_else() -> None:
+    for path, (_, effect) in KEY_EFFECTS.items():
+        if path != "featureGates" and not path.startswith("logging."):
+            assert (path in settle.LIVE_KEYS) is (effect.keys() <= settle.LIVE_FIELDS), path
+    for flag, effect in EFFECTS:
+        name = flag.partition("=")[0].removeprefix("--")
+        key = next(one.key for one in FLAGS if one.name == name)
+        if key in settle.LIVE_KEYS:
+            assert effect.keys() <= settle.LIVE_FIELDS, flag
+
+
+def test_only_live_fields_are_applied() -> None:
+    running = config("--proxy-mode=nftables")
+    new = config("--cluster-cidr=10.0.0.0/8", "--healthz-port=0", "--conntrack-min=5")
+    applied = settle.with_live_fields(running, new)
+    assert applied.cluster_cidrs == new.cluster_cidrs
+    assert applied.node_port_addresses == new.node_port_addresses
+    assert (applied.healthz_bind_address, applied.linux) == (running.healthz_bind_address, running.linux)
 
 
 def test_every_live_field_exists() -> None:

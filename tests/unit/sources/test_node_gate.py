@@ -49,7 +49,7 @@ def test_a_node_that_is_known_holds_nothing_up() -> None:
 def test_the_first_rules_wait_for_addresses(first: list[News]) -> None:
     one = gate()
     assert one.take([*first, SERVICES, SLICES], 5.0) == (*first, SERVICES)
-    assert one.status.startswith("waiting for the addresses of Node n1")
+    assert one.status.startswith("the addresses of Node n1")
     assert one.due_at == 5.0 + ADDRESS_WAIT_S
     assert one.take([], 6.0) == ()
     assert one.notices == [Waiting(one.status, ADDRESS_WAIT_S)], "said once"

@@ -32,7 +32,8 @@ def names() -> tuple[str, ...]:
 
 
 def is_known(name: str) -> bool:
-    return is_exec(name) or name in names()
+    """Raises ConfigError for a command that is none, so that this is said before anything else happens."""
+    return (is_exec(name) and bool(parse_name(name))) or name in names()
 
 
 def open_dataplane(name: str, config: Config) -> Dataplane:
@@ -58,8 +59,6 @@ class OutsidePlane:
     def __init__(self, name: str, config: Config) -> None:
         self._name = name
         self.config = config
-        if is_exec(name):
-            parse_name(name)  # a command that is none is said before anything else happens
 
     @property
     def host(self) -> options.Host | None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hansa.services.model import GivenView, ServicePortView
     from hansa.sources import News, Source
 
+# A person waits for this; a source waits its troubles out for ever.
+COMPLETE_WITHIN_S = 15.0
 FORMS = ("table", "yaml", "json", "kpng")
 
 
@@ -85,7 +87,12 @@ async def _follow(source: Source, config: Any, shown: _Shown, *, watch: bool) ->
     held = _Held(Cluster(config))
     before: dict[str, Any] = {}
     is_complete = False
-    async for batch in source.changes():
+    batches = source.changes()
+    while True:
+        try:
+            batch = await asyncio.wait_for(anext(batches), None if is_complete else COMPLETE_WITHIN_S)
+        except TimeoutError:
+            raise SourceError(f"not complete within {COMPLETE_WITHIN_S:g} s: {source.status}") from None
         held.take(batch)
         is_complete = is_complete or held.complete
         if not is_complete:

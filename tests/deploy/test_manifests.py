@@ -6,7 +6,8 @@ Evidence: operations.md 13, 18, 19; Kubernetes' own schemas, by the package kube
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import yaml
 from tests.deploy.manifests import DEPLOY, FILES, Document, documents, of_kind, pod
 
 from hansa import __version__
-from hansa.config import make_config
 from hansa.sources.kubernetes.kubeconfig import PemFile, TokenFile, parse_kubeconfig
 
 CHART = DEPLOY / "helm" / "hansa"
@@ -160,7 +160,9 @@ def test_in_kubeadms_shape_with_probes(file: str) -> None:
     assert spec["nodeSelector"]["kubernetes.io/os"] == ("windows" if file == "windows.yaml" else "linux")
     assert spec["serviceAccountName"] == of_kind("ServiceAccount", found)["metadata"]["name"]
     assert container["command"][-2:] == ["hansa", "proxy"]
-    assert container["args"] == [f"--config={MOUNTED}/config.conf", "--hostname-override=$(NODE_NAME)"]
+    arguments = [f"--config={MOUNTED}/config.conf", "--hostname-override=$(NODE_NAME)"]
+    journal = [r"--journal-path=C:\ProgramData\hansa\journal"] if file == "windows.yaml" else []
+    assert container["args"] == [*arguments, *journal]
     assert container["env"] == [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
     assert {"name": "config", "mountPath": MOUNTED, "readOnly": True} in container["volumeMounts"]
     probes = {name: container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
@@ -187,19 +189,51 @@ def test_least_privilege_prepares_the_node_first_and_then_only_writes_rules() ->
     assert security["readOnlyRootFilesystem"] is True
 
 
-def configs() -> Iterator[tuple[str, Document]]:
-    for file in FILES:
-        yield file, of_kind("ConfigMap", documents(file))["data"]
+CONFIGS = {file: of_kind("ConfigMap", documents(file))["data"] for file in FILES}
+CONFIGS["own settings"] = of_kind(
+    "ConfigMap",
+    render(
+        {
+            "apiServer": API_SERVER,
+            "config": {"mode": "nftables", "clusterCIDR": "10.244.0.0/16"},
+            "hansaConfig": {"fullCheckPeriod": "1m", "takeover": True},
+            "linux": {"hansaConfig": {"takeover": False}},
+            "windows": {"enabled": False},
+        }
+    ),
+)["data"]
 
 
-@pytest.mark.parametrize("file, data", list(configs()), ids=FILES)
-def test_hansa_reads_the_configuration(file: str, data: Document) -> None:
-    values = yaml.safe_load(data["config.conf"])
-    assert values["clientConnection"]["kubeconfig"] == f"{MOUNTED}/kubeconfig.conf"
-    config = make_config(values, node_name="n1")
-    assert bool(config.windows.journal_path) == (file == "windows.yaml")
-    connection = parse_kubeconfig(data["kubeconfig.conf"], folder=MOUNTED, master="", environment={})
+@pytest.mark.parametrize("about", CONFIGS)
+def test_hansa_reads_the_configuration(tmp_path: Path, about: str) -> None:
+    """By the command that will read it, which warns of nothing; and the kubeconfig."""
+    (tmp_path / "config.conf").write_text(CONFIGS[about]["config.conf"], encoding="utf-8")
+    check = ("--config=config.conf", "--hostname-override=n1", "--write-config-to=resolved.yaml")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hansa"), "proxy", *check], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done
+    told = [
+        line
+        for line in done.stderr.splitlines()
+        if "Wrote configuration" not in line and "no mode is given" not in line
+    ]
+    assert told == []
+    resolved = next(yaml.safe_load_all((tmp_path / "resolved.yaml").read_text(encoding="utf-8")))
+    assert resolved["clientConnection"]["kubeconfig"] == f"{MOUNTED}/kubeconfig.conf"
+    connection = parse_kubeconfig(CONFIGS[about]["kubeconfig.conf"], folder=MOUNTED, master="", environment={})
     assert connection.server == API_SERVER
     assert connection.ca == PemFile(f"{ACCOUNT_FOLDER}/ca.crt")
     assert connection.credentials == TokenFile(f"{ACCOUNT_FOLDER}/token")
     assert not connection.skip_tls_verify
+
+
+def test_own_settings_stand_in_a_document_of_their_own() -> None:
+    first, second = yaml.safe_load_all(CONFIGS["own settings"]["config.conf"])
+    assert first["mode"] == "nftables"
+    assert second == {
+        "apiVersion": "config.hansa/v1alpha1",
+        "kind": "HansaConfiguration",
+        "fullCheckPeriod": "1m",
+        "takeover": False,
+    }

@@ -18,6 +18,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- with .root.Values.verbosity }}
 - --v={{ . }}
 {{- end }}
+{{- with .node.journalPath }}
+- --journal-path={{ . }}
+{{- end }}
 {{- range .node.extraArgs }}
 - {{ . | quote }}
 {{- end }}

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,6 +95,23 @@ async def test_f34_events_are_taken_in_while_a_sync_runs_and_start_the_next_one_
         await on.pass_time(1)
         assert on.host == ["10.96.0.10:80/tcp", "10.96.0.11:80/tcp", "10.96.2.49:80/tcp"]
         assert len(on.records) == 3
+
+
+@in_loop
+async def test_another_configuration_is_handed_over_in_full_and_its_times_count() -> None:
+    async with stage() as on:
+        await on.synced(*START)
+        await on.pass_time(5)
+        count = len(on.records)
+        await on.engine.reconfigure(replace(config(), masquerade_all=True, min_sync_period_s=3.0))
+        await on.until(lambda: len(on.records) == count + 1)
+        assert on.records[-1].kind is RunKind.FULL
+        assert on.records[-1].complete
+        await on.say(Upsert(API))
+        await on.pass_time(1)
+        assert len(on.records) == count + 1, "the pause is a longer one now"
+        await on.pass_time(2)
+        assert on.records[-1].started_at == on.records[-2].finished_at + 3
 
 
 @in_loop

@@ -14,7 +14,7 @@ from tests.strategies import changes, clusters
 
 from hansa.api.change import Change, Delete, Malformed, Synced, Upsert
 from hansa.api.objects import EndpointSlice, Kind, ServiceKey
-from hansa.config import Config
+from hansa.config import Config, DetectLocalMode, NodePortAddresses
 from hansa.errors import Fault
 from hansa.net import Address, IPFamily, parse_address
 from hansa.pipeline import HealthCheck, HealthCheckKey, Pipeline, in_force, merge
@@ -426,3 +426,33 @@ if __name__ == "__main__":
         running.apply([Upsert(large_slice(5, count=9 - repeat))])
         running.take()
         print(f"one slice change: {(time.perf_counter() - started) * 1e3:.3f} ms")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"masquerade_all": True},
+        {"allow_external_ips": False},
+        {"node_port_addresses": NodePortAddresses(primary=False)},
+        {"cluster_cidrs": ()},
+        {"bind_addresses": (parse_address("192.0.2.77"),)},
+        {"detect_local_mode": DetectLocalMode.NODE_CIDR},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_configuration_makes_what_a_new_start_with_it_would(other: dict[str, object]) -> None:
+    web = replace(WEB, external_ips=(parse_address("198.51.100.7"),))
+    batch = (Upsert(NODE), Upsert(web), Upsert(SLICE), SERVICES_LISTED, SLICES_LISTED)
+    before = config()
+    after = replace(before, **other)  # type: ignore[arg-type]
+    running = pipeline(*batch, settings=before)
+    taken(running)
+    running.reconfigure(after)
+    assert running.pending
+    message, fresh = taken(running, full=True), taken(pipeline(*batch, settings=after))
+    assert {key: rule for key, rule in message.rules.items() if rule is not None} == dict(fresh.rules)
+    assert message.surroundings == fresh.surroundings
+    old = taken(pipeline(*batch, settings=before))
+    assert (dict(old.rules), old.surroundings) != (dict(fresh.rules), fresh.surroundings), "it makes a difference"
+    running.apply([Upsert(replace(web, external_ips=()))])
+    assert running.pending or not after.allow_external_ips, "changes are judged by the new one"

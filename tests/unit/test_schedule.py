@@ -38,6 +38,16 @@ def test_nothing_is_due_before_the_first_request() -> None:
     assert schedule().next_sync(0.0) is None
 
 
+def test_other_times_count_from_the_next_run_on() -> None:
+    plan = after_first_run(end=0.2, min_sync_period_s=1.0, full_sync_period_s=100.0)
+    plan.reconfigure(Config(node_name="n1", min_sync_period_s=5.0, full_sync_period_s=50.0, full_check_period_s=NEVER))
+    plan.request(0.5)
+    assert plan.next_sync(0.5) == Due(1.2, PARTIAL), "what was due stays due"
+    run(plan, 1.2, 1.3)
+    plan.request(1.4)
+    assert plan.next_sync(1.4) == Due(6.3, PARTIAL)
+
+
 @pytest.mark.scenario("t182")
 def test_b1_a_request_when_idle_runs_at_once_the_first_included_and_the_first_run_is_full() -> None:
     plan = schedule()

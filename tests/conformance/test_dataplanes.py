@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.dictionary_dataplane import DictionaryDataplane, DictionaryHost
 
-from hansa.api.change import Synced, Upsert
+from hansa.api.change import Delete, Synced, Upsert
 from hansa.api.objects import ApiObject, Kind
 from hansa.dataplanes.base import Change, SyncReport
 from hansa.dataplanes.nftables.apply import NftablesDataplane
@@ -408,3 +408,31 @@ def test_the_relay_ends_with_its_dataplane() -> None:
     assert not relay.is_alive()
     with pytest.raises(ConnectionRefusedError):
         ask_tcp(WEB_IP)
+
+
+@linux_only
+def test_k21_what_is_new_or_different_and_what_is_gone_are_told_apart() -> None:
+    objects = (service("web", cluster_ips=[WEB_IP], ports=[port("http", PORT)]), web(NEAR)[1])
+    with Running(*objects, *dns(NEAR)) as node_here:
+        node_here.pipeline.apply(
+            [Upsert(web(FAR)[1]), Upsert(service("new", cluster_ips=[VIP], ports=[port("http", PORT)]))]
+        )
+        node_here.pipeline.apply([Upsert(endpoint_slice("new-a", [NEAR], service="new"))])
+        node_here.pipeline.apply([Delete(dns()[0].object_key)])
+        message = node_here.pipeline.take()
+        assert message is not None
+        planned = {(one.verb.value, one.key) for one in node_here.plane.plan(message, now=0.0)}
+    assert planned == {
+        ("modify", f"{WEB_IP}:18080/tcp"),
+        ("create", f"{VIP}:18080/tcp"),
+        ("delete", f"{DNS_IP}:18080/udp"),
+    }
+
+
+@linux_only
+def test_k22_what_could_not_be_applied_is_still_different_the_next_time() -> None:
+    with socket.create_server((WEB_IP, PORT)), Running(*web(NEAR)) as node_here:
+        for _ in range(3):
+            assert [one.change.verb.value for one in node_here.report.results] == ["create"]
+            assert node_here.report.pending == (f"{WEB_IP}:18080/tcp",)
+            node_here.report = node_here.sync()

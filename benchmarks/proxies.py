@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -49,13 +50,34 @@ class NotSynced(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """A proxy. table, map, chain: it is in place once the map has an element for every Service and the chain exists."""
+    """A proxy. table, map, chain: it is in place once the map has an element for every Service and the chain exists.
+
+    listed: from its log, how many seconds ago, at a time of day, it had the first lists; None = it does not tell.
+    """
 
     name: str
     command: Callable[[Path], list[str]]
     table: str
     map: str
     chain: str
+    listed: Callable[[str, float], float | None]
+
+
+def since_hansas_lists(log: str, _: float) -> float | None:
+    """The first sync begins when the lists are there."""
+    found = re.search(r'"?sync"? number=1 .*?duration_s=([0-9.]+)', log)
+    return float(found[1]) if found else None
+
+
+def since_kube_proxys_lists(log: str, now: float) -> float | None:
+    """klog's time of day, in UTC as the process is told."""
+    found = re.findall(
+        r"^I\d{4} (\d\d):(\d\d):([\d.]+) .*Caches are synced for endpoint slice config", log, re.MULTILINE
+    )
+    if not found:
+        return None
+    hours, minutes, seconds = found[-1]
+    return (now - (int(hours) * 3600 + int(minutes) * 60 + float(seconds))) % 86400
 
 
 def hansa(kubeconfig: Path) -> list[str]:
@@ -92,10 +114,11 @@ def kube_proxy(binary: str, more: Sequence[str]) -> Callable[[Path], list[str]]:
 
 
 def peers() -> list[Peer]:
-    found = [Peer("hansa", hansa, "hansa", "services", "dispatch")]
+    found = [Peer("hansa", hansa, "hansa", "services", "dispatch", since_hansas_lists)]
     if binary := os.environ.get("KUBE_PROXY"):
-        more = shlex.split(os.environ.get("KUBE_PROXY_ARGS", ""))
-        found.append(Peer("kube-proxy", kube_proxy(binary, more), "kube-proxy", "service-ips", "nat-prerouting"))
+        command = kube_proxy(binary, shlex.split(os.environ.get("KUBE_PROXY_ARGS", "")))
+        names = ("kube-proxy", "service-ips", "nat-prerouting")
+        found.append(Peer("kube-proxy", command, *names, since_kube_proxys_lists))
     return found
 
 
@@ -180,6 +203,7 @@ class Running:
         self._log = (folder / "log").open("w+b")
         self.started = time.perf_counter()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+        environment["TZ"] = "UTC"
         try:
             self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT, env=environment)
         except OSError as error:
@@ -198,14 +222,23 @@ class Running:
         return time.perf_counter() - start
 
     @property
-    def words(self) -> str:
+    def log(self) -> str:
         self._log.seek(0)
-        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-TOLD_LINES:])
+        return self._log.read().decode(errors="replace")
+
+    @property
+    def words(self) -> str:
+        return "\n".join(self.log.splitlines()[-TOLD_LINES:])
 
     @property
     def cpu_s(self) -> float:
-        used = psutil.Process(self._process.pid).cpu_times()
-        return used.user + used.system + used.children_user + used.children_system
+        """Its own, that of children that have ended, and that of those at work, as kube-proxy's nft is just now."""
+        main = psutil.Process(self._process.pid)
+        used = [main.cpu_times()]
+        for child in main.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                used.append(child.cpu_times())
+        return sum(one.user + one.system + one.children_user + one.children_system for one in used)
 
     @property
     def memory_mb(self) -> float:
@@ -248,7 +281,11 @@ def watch(report: Any, peer: Peer, *, services: int, endpoints: int, pace: Pace)
             in_place = f"every Service is in map {peer.map} of table ip {peer.table}"
             took = running.wait_until(lambda: kernel.is_in_place(peer, services), pace.limit_s, in_place)
             tell("start to rules", took, "s")
+            now = time.time() % 86400
             tell("start to rules, CPU", running.cpu_s, "s")
+            time.sleep(pace.rest_s)  # what it says of that comes a moment later
+            if (after := peer.listed(running.log, now)) is not None:
+                tell("lists to rules", after, "s")
             times = []
             for turn in range(pace.changes):
                 time.sleep(pace.rest_s)

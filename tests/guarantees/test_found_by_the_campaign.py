@@ -94,6 +94,20 @@ def test_a_partial_load_balancer_is_claimed_although_it_cannot_be_read_at_first(
     assert node.served() == {WEB_IP: [LOCAL_1], API_IP: [LOCAL_1]}
 
 
+def test_a_partial_load_balancer_is_claimed_although_the_same_pass_has_made_another(tmp_path: object) -> None:
+    """To move off an endpoint takes two creates: the second made forget what the first, which failed, had asked for."""
+    build = plain(WS2022, keeps_caller_guid=False, echoes_owner=False, modify=Modify.UNSUPPORTED)
+    journal = f"{tmp_path}/journal"
+    node = bridge(WEB, endpoint_slice("web-a", [L1, R1]), build=build, takeover=False, journal_path=journal)
+    node.settle()
+    node.emulator.alter(EP, node.endpoint_at(REMOTE_1).guid, mac_address="02-11-00-00-00-01")
+    node.break_call(LeavePartial(), HnsVerb.CREATE, LB)
+    node.period()
+    assert node.settle().ok
+    assert node.served() == {WEB_IP: [LOCAL_1, REMOTE_1]}
+    assert len(node.emulator.load_balancers()) == 1
+
+
 @pytest.mark.parametrize("lost", ["reply", "reading"])
 def test_an_endpoint_whose_making_was_not_confirmed_is_ours_all_the_same(lost: str, tmp_path: object) -> None:
     """It was made, the answer was an error: when nothing wants it any more, it goes, so that its address is free."""

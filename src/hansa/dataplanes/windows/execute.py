@@ -178,14 +178,14 @@ class Executor:
         Where HNS keeps neither our GUID nor our Owner, content and place tell that it is what we asked for. To be
         called whenever memory has been brought up to date: then all that is unsure has been judged.
         """
-        for place, document in list(self._journal.intents.items()):
+        for place, document in list(self._journal.intents):
             with suppress(MalformedHnsObject):  # a journal may be damaged: that costs a mark, never a wrong write
                 if place.startswith(_ENDPOINT_PLACE):
                     self._claim_endpoint(decode_endpoint(document))
                 else:
                     self._claim_balancer(decode_load_balancer(document))
             if self._situation.observed.seen_all:
-                self._journal.record_settled(place)
+                self._journal.record_settled(place, document)
 
     def _claim_balancer(self, asked: HnsLoadBalancer) -> None:
         observed = self._situation.observed
@@ -329,6 +329,7 @@ class Executor:
         try:
             made = decode(self._client.create(kind, document, guid=asked, network=network))
         except HnsError as error:
+            self._journal.intents[place, document] = True
             failed = self._failed(error)
             if kind is HnsKind.LOAD_BALANCER and failed.error_class is ErrorClass.EXHAUSTED:
                 self.exhausted += 1
@@ -341,7 +342,8 @@ class Executor:
         if made.guid == ZERO_GUID:
             raise StepFailed(ErrorClass.TRANSIENT, "HNS made it, but does not tell its GUID", look=True)
         self._journal.record_made(made.guid)
-        self._journal.record_settled(place)
+        if not self._journal.intents[place, document]:  # else `claim` has to judge what the first try may have left
+            self._journal.record_settled(place, document)
         return made
 
     def _intend(self, kind: HnsKind, key: FrontendKey | Address, document: str) -> str:
@@ -350,7 +352,7 @@ class Executor:
         Returns the place under which it is noted.
         """
         place = f"{_ENDPOINT_PLACE}{key}" if kind is HnsKind.ENDPOINT else str(key)
-        if self._journal.intents.get(place) != document:
+        if (place, document) not in self._journal.intents:
             self._journal.record_intent(place, document, lasting=not self._situation.ownership.marks_kept)
             self._write_journal()
         return place

@@ -144,15 +144,16 @@ class JournalEntry(enum.Enum):
 class Journal:
     """What should survive a restart, tolerant of loss. `news` are lines not yet written.
 
-    intents: documents in HCN's words that HNS was asked to make and of which it is not known whether it did, with their
-    place (a frontend or an address as text). Only where HNS may keep no mark: there an object whose maker was killed
-    before it could note the GUID is recognised by its content.
+    intents: place (a frontend or an address as text) and document in HCN's words of what HNS was asked to make and of
+    which it is not known whether it did. A place may have several: a create that failed may have left something behind
+    before the next one asks for something else. Only where HNS may keep no mark: there an object whose maker was
+    killed before it could note the GUID is recognised by its content.
     """
 
     made: set[Guid] = field(default_factory=set)
     taken_over: bool = False
     not_echoed: set[str] = field(default_factory=set)
-    intents: dict[str, str] = field(default_factory=dict)
+    intents: dict[tuple[str, str], bool] = field(default_factory=dict)
     news: list[str] = field(default_factory=list)
 
     def record_made(self, guid: Guid) -> None:
@@ -167,13 +168,14 @@ class Journal:
 
     def record_intent(self, place: str, document: str, *, lasting: bool) -> None:
         """lasting: also for a later process; needless where HNS keeps a mark."""
-        self.intents[place] = document
+        self.intents[place, document] = False
         if lasting:
             self.news.append(f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}")
 
-    def record_settled(self, place: str) -> None:
-        if self.intents.pop(place, None) is not None:
-            self.news.append(f"{JournalEntry.SETTLED.value}{place}")
+    def record_settled(self, place: str, document: str) -> None:
+        if (place, document) in self.intents:
+            del self.intents[place, document]
+            self.news.append(f"{JournalEntry.SETTLED.value}{place}{_TAB}{document}")
 
     def record_taken_over(self) -> None:
         if not self.taken_over:
@@ -190,9 +192,7 @@ class Journal:
         taken_over = [JournalEntry.TAKEN_OVER.value] if self.taken_over else []
         not_echoed = [f"{JournalEntry.NOT_ECHOED.value}{name}" for name in sorted(self.not_echoed)]
         made = [f"{JournalEntry.MADE.value}{guid}" for guid in sorted(self.made)]
-        intents = [
-            f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}" for place, document in sorted(self.intents.items())
-        ]
+        intents = [f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}" for place, document in sorted(self.intents)]
         return taken_over + not_echoed + made + intents
 
 
@@ -212,7 +212,8 @@ def read_journal(lines: Iterable[str]) -> Journal:
         elif mark == JournalEntry.INTENDED.value:
             place, tab, document = content.partition(_TAB)
             if tab and place:
-                journal.intents[place] = document
+                journal.intents[place, document] = False
         elif mark == JournalEntry.SETTLED.value:
-            journal.intents.pop(content, None)
+            place, _, document = content.partition(_TAB)
+            journal.intents.pop((place, document), None)
     return journal

@@ -31,6 +31,7 @@ from hansa.brain.server import Brain, Settings, TlsFiles, parse_listen, server_c
 from hansa.config import BindAddress
 from hansa.errors import ConfigError
 from hansa.net import parse_address
+from hansa.sources.kpng.wire import nodev1
 from hansa.testing import config, endpoint, endpoint_slice, node, port, service
 
 PEER = Path(__file__).parents[1] / "kpng_peer" / "peer.py"
@@ -481,3 +482,36 @@ async def test_health_reflection_and_metrics() -> None:
             names = {one.name for one in answer.list_services_response.service}
             assert {"localv1.Sets", "globalv1.Sets", "hansa.node.v1.Node", "hansa.node.v1.Brain"} <= names
             break
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_does_not_read_costs_others_nothing() -> None:
+    """It is stuck in the middle of its first batch; another gets everything, and what changes then."""
+    services = [service(f"s{n}", cluster_ips=[f"10.96.{n // 250}.{n % 250}"]) for n in range(1500)]
+    slices = [endpoint_slice(f"s{n}", [f"10.1.1.{i}" for i in range(8)], service=f"s{n}") for n in range(1500)]
+    ask = nodev1.WatchRequest(node_name="n1").SerializeToString()
+    async with (
+        brain(*services, *slices) as (cluster, server),
+        grpc.aio.insecure_channel(server.targets[0]) as stuck_channel,
+        grpc.aio.insecure_channel(server.targets[0], options=[("grpc.use_local_subchannel_pool", 1)]) as channel,
+    ):
+        stuck = stuck_channel.stream_stream("/hansa.node.v1.Node/Watch")()
+        await stuck.write(ask)
+        await until(lambda: cluster.followers == 1 and not cluster._followers[0].has_news)
+        call = channel.stream_stream("/hansa.node.v1.Node/Watch")()
+
+        async def batch() -> int:
+            count = 0
+            await call.write(ask)
+            while True:
+                message = nodev1.WatchResponse.FromString(await call.read())
+                count += len(message.set)
+                if message.sync:
+                    return count
+
+        assert await asyncio.wait_for(batch(), WITHIN_S) == 1500
+        for number in range(3):
+            say(cluster, endpoint_slice("s7", [f"10.1.2.{number}"], service="s7"))
+            assert await asyncio.wait_for(batch(), WITHIN_S) == 1
+        stuck.cancel()
+        call.cancel()

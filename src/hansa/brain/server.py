@@ -366,7 +366,7 @@ class _Stream:
 
     async def run(self, requests: AsyncIterator[Message]) -> None:
         self._reader = asyncio.create_task(self._read(requests))
-        self._reader.add_done_callback(lambda _: self._news.set())
+        self._reader.add_done_callback(self._read_to_the_end)
         is_first = True
         while True:
             asked = asyncio.ensure_future(self._asked.get())
@@ -379,6 +379,11 @@ class _Stream:
             is_first = False
             if not await self._answer(asked.result()):
                 return
+
+    def _read_to_the_end(self, reader: asyncio.Task[None]) -> None:
+        if not reader.cancelled() and (error := reader.exception()) is not None:
+            _logger.debug("stream broke off peer=%s error=%r", self._context.peer(), error)
+        self._news.set()
 
     def close(self) -> None:
         if self._reader is not None:

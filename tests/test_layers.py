@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("engine", "pipeline", "explain", "testing", "lab", "lock", "brain"),
-            *("health", "health_answers", "meter", "documents", "healing", "events", "event_sender"),
+            *("health", "health_answers", "meter", "documents", "healing", "dns_probe", "events", "event_sender"),
             *("health_http", "health_pages", "health_debug"),
         }
     ),
@@ -48,6 +48,7 @@ EDGES = frozenset(
         "cli.planes",
         "cli.proxy",
         "cli.windows_service",
+        "dns_probe",
         "engine",
         "event_sender",
         "health",

@@ -66,6 +66,7 @@ class WindowsConfig:
     source_vip: per family; on l2bridge the default is the node IP. source_vip_endpoint: name of an HNS endpoint whose
     address is the source VIP when `source_vip` is not given (#123014). create_source_vip: hansa makes the endpoint.
     critical: services whose frontends go first in every pass. takeover: whether leftovers of kube-proxy may be deleted.
+    dns_probe_period_s: how often the cluster DNS is asked through its frontend, 0 = never.
     """
 
     network_name: str = ""
@@ -81,6 +82,7 @@ class WindowsConfig:
     call_budget: int = 2000
     pass_budget_s: float = 20.0
     verify_per_period: int = 32
+    dns_probe_period_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,12 @@ OWN_SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "winkernel.verifyPerPeriod", "count", "objects read in full per check, in turn", flag="hns-verify-per-period"
+    ),
+    Setting(
+        "winkernel.dnsProbePeriod",
+        "duration",
+        "ask the cluster DNS through its frontend, and make that anew if only its endpoints answer; 0 = never",
+        flag="dns-probe-period",
     ),
     Setting("syncPeriod", "duration", "a failed sync is repeated after this time"),
     Setting("minSyncPeriod", "duration", "pause after a sync before the next; 0 = none"),
@@ -781,4 +789,5 @@ def _read_windows(reader: _Reader) -> WindowsConfig:
         call_budget=reader.count("winkernel.callBudget", default=default.call_budget),
         pass_budget_s=reader.period("winkernel.passBudget", default=default.pass_budget_s),
         verify_per_period=reader.count("winkernel.verifyPerPeriod", default=default.verify_per_period),
+        dns_probe_period_s=reader.period("winkernel.dnsProbePeriod", default=default.dns_probe_period_s, zero=True),
     )

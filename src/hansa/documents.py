@@ -79,6 +79,7 @@ def config_document(config: Config, mode: str) -> dict[str, Any]:
             "callBudget": windows.call_budget,
             "passBudget": go_duration(windows.pass_budget_s),
             "verifyPerPeriod": windows.verify_per_period,
+            "dnsProbePeriod": go_duration(windows.dns_probe_period_s),
         },
         "takeover": windows.takeover,
         "criticalServices": list(windows.critical),

@@ -24,6 +24,7 @@ from hansa import __version__, healing, logs
 from hansa.api.objects import ServiceKey
 from hansa.config import BindAddress, Config
 from hansa.dataplanes.base import SyncReport
+from hansa.dns_probe import DnsProbe
 from hansa.documents import API_VERSION, config_document
 from hansa.engine import Clock, Engine, SyncRecord, SystemClock, leave_threads_behind
 from hansa.engine import run as run_engine
@@ -170,6 +171,8 @@ class Servers:
                 self._tasks.append(asyncio.create_task(server.keep_trying()))
         self._engine.on_sync(self._saw)
         self._tasks.append(asyncio.create_task(self._follow_health_checks()))
+        if self._config.windows.dns_probe_period_s and self._engine.dataplane_name == "windows":
+            self._tasks.append(asyncio.create_task(DnsProbe(self._engine, self._config, clock=self._clock).run()))
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -85,6 +85,7 @@ def test_every_setting_reaches_the_configuration() -> None:
             "callBudget": 10,
             "passBudget": "5s",
             "verifyPerPeriod": 3,
+            "dnsProbePeriod": "15s",
         },
         syncPeriod="20s",
         minSyncPeriod="2s",

@@ -46,6 +46,7 @@ EVERYTHING: dict[str, Any] = {
         "callBudget": 10,
         "passBudget": "5s",
         "verifyPerPeriod": 3,
+        "dnsProbePeriod": "15s",
     },
     "syncPeriod": "20s",
     "minSyncPeriod": "0s",

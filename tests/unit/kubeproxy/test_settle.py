@@ -118,6 +118,7 @@ WINDOWS_EFFECTS: list[tuple[str, dict[str, object]]] = [
     ("--hns-call-budget=5", {"call_budget": 5}),
     ("--hns-pass-budget=5s", {"pass_budget_s": 5.0}),
     ("--hns-verify-per-period=5", {"verify_per_period": 5}),
+    ("--dns-probe-period=15s", {"dns_probe_period_s": 15.0}),
     ("--takeover=false", {"takeover": False}),
     ("--critical-services=a/b,c/d", {"critical": ("a/b", "c/d")}),
 ]

@@ -178,6 +178,7 @@ def bench(report: Any, file: str, *, services: int, endpoints: int) -> None:
     if services >= BURST:
         burst = node.take(slices(number, endpoints, 5000 + number)[0] for number in range(BURST))
         report.result(f"nftables: burst of {BURST} changed services", burst.wall, "s")
+        report.result(f"nftables: burst of {BURST} changed services, CPU", burst.cpu, "s")
     report.result("nftables: resident memory", psutil.Process().memory_info().rss / 1e6, "MB")
     took, idle = timed(lambda: node.plane.sync(node.pipeline.take(), now=31.0, audit=True))
     assert not idle.results
@@ -187,6 +188,7 @@ def bench(report: Any, file: str, *, services: int, endpoints: int) -> None:
     assert again.ok, again
     assert not again.results, again.results[:3]
     report.result("nftables: restart with nothing to do, rules to kernel", took.wall, "s")
+    report.result("nftables: restart with nothing to do, rules to kernel, CPU", took.cpu, "s")
     node.plane.close()
     if services * endpoints <= PEER_ENDPOINTS and endpoints <= SLICE_ENDPOINTS:
         bench_peer(report, services, endpoints, loaded=load.to_kernel, change=change)

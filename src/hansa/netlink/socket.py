@@ -121,16 +121,16 @@ class NetfilterSocket:
         """
         sequence = self.next_sequence()
         self._send(codec.message(kind, codec.NLM_F_REQUEST | codec.NLM_F_ACK, sequence, payload))
-        stamp = codec.NLMSG_HEADER.pack(0, 0, 0, sequence, 0)[8:12]
+        header = codec.NLMSG_HEADER.pack(0, codec.NLMSG_ERROR, 0, sequence, 0)
+        refusal, stamp = header[4:6], header[8:12]
         missing = iter(endings)
         agreed = True
         while True:
             data = self._receive()
             if data[8:12] != stamp:
                 continue  # left over from a request that ended with an exception
-            reply = next(codec.messages(data))
-            if reply.type == codec.NLMSG_ERROR:
-                answer = codec.answer(reply)
+            if data[4:6] == refusal:
+                answer = codec.answer(next(codec.messages(data)))
                 if answer.code not in (0, errno.ENOENT):
                     raise NetlinkError([answer])
                 return agreed and answer.code == 0 and next(missing, None) is None

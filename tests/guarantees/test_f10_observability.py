@@ -33,10 +33,10 @@ from tests.guarantees.stage import Served, served, stage
 
 from hansa import cli
 from hansa.api.change import Delete
-from hansa.api.objects import EndpointSlice, Policy, Service
+from hansa.api.objects import ApiObject, Policy
 from hansa.engine import SYNCS_FROM
-from hansa.hns.api import HnsKind, HnsVerb, HResult
-from hansa.hns.emulator import FUTURE, Build, LeavePartial, LoseReply, Refuse
+from hansa.hns.api import HnsKind, HnsVerb, HnsVersion, HResult
+from hansa.hns.emulator import FUTURE, WS2019, Build, LeavePartial, LoseReply, Refuse
 from hansa.hns.schema import LbFlags
 from hansa.sources.kubernetes.client import KubernetesSource
 from hansa.testing import (
@@ -372,22 +372,35 @@ async def _told(on: Served, server: ApiServer, reason: str, count: int) -> list[
     return found()
 
 
-FEATURES: Mapping[str, Any] = {
-    "source-ranges": {"source_ranges": ["198.51.100.0/24"]},
-    "session-affinity-timeout": {"affinity_timeout_s": 10800},
-    "sctp": {"ports": [port("sig", 3868, protocol="SCTP")]},
+HERE_AND_THERE = [L1, endpoint("10.1.2.99", node="n2")]
+# What a Service asks for, and of an HNS of which build: it can do neither all of it nor none.
+ODD: Mapping[str, tuple[Build, Mapping[str, Any]]] = {
+    "source-ranges": (FUTURE, {"source_ranges": ["198.51.100.0/24"]}),
+    "session-affinity-timeout": (FUTURE, {"affinity_timeout_s": 10800}),
+    "session-affinity": (WS2019, {"affinity_timeout_s": 10800}),
+    "client-ip": (replace(WS2019, version=HnsVersion(10, 0)), {"external_policy": Policy.LOCAL}),
+    "preserve-destination": (replace(WS2019, version=HnsVersion(10, 0)), {"preserve_destination": True}),
+    "sctp": (FUTURE, {"ports": [port("sig", 3868, protocol="SCTP")]}),
+    "endpoint-ports": (FUTURE, {}),
+    "backend-limit": (FUTURE, {}),
 }
 
 
-def _asking(feature: str) -> tuple[Service, EndpointSlice]:
-    """A Service that asks for something that this HNS cannot do, with an endpoint here."""
+def _asking(feature: str) -> tuple[ApiObject, ...]:
+    """A Service that asks for something that this HNS cannot do, with endpoints here and elsewhere."""
     fields = {"cluster_ips": ["10.96.0.40"], "type": "LoadBalancer", "load_balancer_vips": ["203.0.113.40"]}
-    asking = service("odd", **fields | FEATURES[feature])
-    ports = [slice_port(each.name, each.port, protocol=each.protocol) for each in asking.ports]
-    return asking, endpoint_slice("odd-a", [L1], service="odd", ports=ports)
+    odd = service("odd", **{**fields, **ODD[feature][1]})
+    ports = [slice_port(each.name, each.port, protocol=each.protocol) for each in odd.ports]
+    pods = HERE_AND_THERE
+    if feature == "backend-limit":
+        pods = [L1, *(endpoint(f"10.1.3.{number}", node="n3") for number in range(1, 70))]
+    slices = [endpoint_slice("odd-a", pods, service="odd", ports=ports)]
+    if feature == "endpoint-ports":
+        slices.append(endpoint_slice("odd-b", [R2], service="odd", ports=[slice_port("http", 9999)]))
+    return (odd, *slices)
 
 
-@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("feature", ODD)
 def test_F84_what_hns_cannot_do_is_a_line_a_metric_an_event_and_in_the_state(
     feature: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -396,14 +409,14 @@ def test_F84_what_hns_cannot_do_is_a_line_a_metric_an_event_and_in_the_state(
 
     @in_loop
     async def live() -> None:
-        on_node = bridge(WEB, endpoint_slice("web-a", [L1]), build=plain(FUTURE))
-        asking, piece = _asking(feature)
+        on_node = bridge(WEB, endpoint_slice("web-a", [L1]), build=plain(ODD[feature][0]))
+        asking = _asking(feature)
         async with (
             ApiServer() as server,
             served(on_node, KubernetesSource(server.connection(), config()), **NO_TIME) as on,
         ):
             assert await on.values("hansa_shortfalls") == {}
-            await on.on.synced(asking, piece)
+            await on.on.synced(*asking)
             await on.on.pass_time(60.0)
             told = [line for line in lines(caplog) if line.startswith("shortfall ") and f"feature={feature} " in line]
             assert told
@@ -417,7 +430,7 @@ def test_F84_what_hns_cannot_do_is_a_line_a_metric_an_event_and_in_the_state(
             of_service = [one for one in events if one["regarding"]["kind"] == "Service"]
             assert [(one["regarding"]["name"], one["type"]) for one in of_service] == [("odd", "Warning")]
             assert feature in of_service[0]["note"]
-            await on.on.synced(Delete(asking.object_key), Delete(piece.object_key))
+            await on.on.synced(*(Delete(each.object_key) for each in asking))
             await on.on.pass_time(60.0)
             assert await on.values("hansa_shortfalls") == {}
             await _told(on, server, "Shortfall", 2)

@@ -191,6 +191,32 @@ def test_forms() -> None:
     assert value("--healthz-bind-address=010.0.0.1:80") == "010.0.0.1:80", "octets may have leading zeros"
 
 
+def test_bounds() -> None:
+    for port in (1, 65535):
+        assert value(f"--healthz-bind-address=0.0.0.0:{port}") == f"0.0.0.0:{port}"
+    for number in (-(2**31), 2**31 - 1):
+        assert value(f"--conntrack-min={number}") == number
+    assert value("-v0") == 0
+    assert value("--hns-call-budget=1") == 1
+    assert "out of range" in error(f"--conntrack-min={-(2**31) - 1}")
+
+
+def test_what_is_about_the_other_system_has_its_reason() -> None:
+    for one in FLAGS:
+        if one.origin is Origin.OWN and one.key:
+            assert bool(one.why) is one.key.startswith("winkernel.")
+
+
+def test_help_shows_defaults_that_say_something() -> None:
+    lines = usage(windows=False).splitlines()
+    shown_at = {
+        line.split("--")[1].split(" ")[0]: lines[number + 1] for number, line in enumerate(lines) if "  --" in line
+    }
+    assert shown_at["conntrack-min"].endswith("(default 131072)")
+    for name in ("masquerade-all", "cluster-cidr", "nodeport-addresses"):
+        assert "(default" not in shown_at[name]
+
+
 def test_a_bool_takes_no_word_after_it() -> None:
     assert error("--masquerade-all", "false") == '"kube-proxy" does not take any arguments, got ["false"]'
 

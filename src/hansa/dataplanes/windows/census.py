@@ -45,5 +45,5 @@ def made(results: Iterable[Result]) -> Counter[str]:
 
 
 def adopted(found: Mapping[str, ObjectCounts], new: Counter[str]) -> Mapping[str, int]:
-    """What of our objects was there before hansa made `new`. An object replaced more than once counts against others."""
+    """What of our objects was there before hansa made `new`. One that was replaced twice counts against others."""
     return {kind: max(0, (counts.observed or 0) - new[kind]) for kind, counts in found.items()}

@@ -99,7 +99,10 @@ def labs(draw: st.DrawFn) -> Lab:
         pods=tuple(pods),
         outside=(OUTSIDE, OUTSIDE_V6),
         changes=(*(Upsert(one) for one in objects), *(Synced(kind) for kind in Kind)),
-        settings={"winkernel": {"enableDSR": draw(st.booleans())}},
+        settings={
+            "winkernel": {"enableDSR": draw(st.booleans())},
+            "nodePortAddresses": draw(st.sampled_from(([], [], [], ["198.18.0.0/15"], ["primary"], ["192.0.2.22/32"]))),
+        },
         vips=frozenset((*VIPS, *VIPS_V6)),
         loopback_dsr=draw(st.booleans()),
     )

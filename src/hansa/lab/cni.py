@@ -157,7 +157,7 @@ def emulated_node(
 
 
 def add_local_pods(emulator: Emulator, changes: Iterable[News], node_name: str) -> tuple[Address, ...]:
-    """Give every endpoint that slices, or a brain, place on this node a local HNS endpoint, as the kubelet's CNI call would.
+    """Give every endpoint that slices, or a brain, place on this node a local HNS endpoint, as the kubelet's CNI does.
 
     Host-network pods (address = one of the host's own) get none. Addresses that HNS refuses are left out; what was made
     is returned. Nothing is ever removed: pods end when somebody removes their HNS endpoint.

@@ -14,7 +14,7 @@ from hansa.hns.emulator.vswitch_model import HOST_PORT, Cause, Dropped, Header
 from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, LbFlags
 from hansa.lab.world import FromNode, FromOutside, FromPod, Journey, Loss, Lost, Step, World
 from hansa.net import Address
-from hansa.rules.model import Drop, Forward, FrontendKind, Reject, Rule, Verdict
+from hansa.rules.model import Drop, Forward, FrontendKind, NotHandled, Reject, Rule, Verdict
 
 
 def diagnose(world: World, journey: Journey) -> tuple[str, ...]:
@@ -205,6 +205,7 @@ def _short(guid: Guid) -> str:
 
 # What HNS cannot do for any service, so that no shortfall of a service tells of it.
 NODE_ASKS = "HNS: a process of the node itself reaches no ClusterIP and no VIP (documented; hcn.md 5.5, W7)"
+EVERY_ADDRESS = "HNS: node ports answer on every address of the node, whatever nodePortAddresses says (hcn.md 2.4)"
 HAIRPIN = "HNS: with DSR a pod reaches itself only with the CNI plugin's loopbackDSR (seen; hcn.md 5.4, 5.7)"
 OWN_NODE = "HNS: with DSR a pod does not reach an endpoint that is its own node (seen: kubernetes/kubernetes#126795)"
 _KNOWN = {Cause.HAIRPIN: HAIRPIN, Cause.OWN_NODE: OWN_NODE}
@@ -249,6 +250,8 @@ def known_limits(met: Situated, shortfalls: Iterable[Shortfall]) -> tuple[str, .
             found.append(f"{one.feature}: {one.text}")
     if met.from_node and rule is not None and rule.kind is not FrontendKind.NODE_PORT:
         found.append(NODE_ASKS)
+    if rule is not None and rule.kind is FrontendKind.NODE_PORT and isinstance(met.wanted, NotHandled):
+        found.append(EVERY_ADDRESS)
     if met.cause in _KNOWN:
         found.append(_KNOWN[met.cause])
     return tuple(dict.fromkeys(found))
@@ -256,12 +259,15 @@ def known_limits(met: Situated, shortfalls: Iterable[Shortfall]) -> tuple[str, .
 
 def excuses(world: World, journey: Journey) -> tuple[str, ...]:
     """What this host is known not to do, where that is why a journey goes another way than the rules want."""
-    node = journey.node
+    node, header = journey.node, journey.met
+    if isinstance(journey.wanted, NotHandled):  # by every node on the way: the one that did something is to be asked
+        redirected = (step for step in journey.there.steps if _redirected(step))
+        node, header = next(((step.place, step.before.header) for step in redirected), (node, header))
     if node not in world.windows or journey.wanted is None or not contradictions(world, journey):
         return ()
     dropped = journey.loss.cause if journey.loss is not None else None
     met = Situated(
-        world.rule(node, journey.met),
+        world.rule(node, header),
         journey.wanted,
         from_outside=isinstance(journey.ask.client, FromOutside),
         from_node=_asks_as_node(journey),
@@ -284,6 +290,8 @@ def _contradictions(world: World, journey: Journey) -> Iterator[str]:
     wanted = journey.wanted
     if isinstance(wanted, Drop | Reject) and journey.works:
         yield f"the rules do not want it anywhere: {wanted.because.value}"
+    if isinstance(wanted, NotHandled) and any(_redirected(step) for step in journey.there.steps):
+        yield "the rules leave it alone, and a load balancer has led it elsewhere"
     if not isinstance(wanted, Forward):
         return
     names = ", ".join(str(one) for one in wanted.endpoints)
@@ -303,6 +311,12 @@ def _contradictions(world: World, journey: Journey) -> Iterator[str]:
             if missing:
                 yield f"load balancer {_short(balancer.guid)} on {step.place} does not lead to {', '.join(missing)}"
             return
+
+
+def _redirected(step: Step) -> bool:
+    """By a load balancer, on any node."""
+    changed = step.before.header.destination != step.after.header.destination
+    return step.hop is not None and step.hop.balancer is not None and changed
 
 
 def _addresses(world: World, node: str, balancer: HnsLoadBalancer) -> set[Address]:

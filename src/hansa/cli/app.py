@@ -495,6 +495,9 @@ def doctor(
     the known defect that it looks like. Nothing is written; on Linux the rules can be read by root only.
     """
     chosen = planes.choose(dataplane, hns)
+    if chosen not in planes.DATAPLANES:
+        known = ", ".join(planes.DATAPLANES)
+        raise ConfigError(Fault("--dataplane", f"the doctor does not know what {chosen} needs", f"give one of {known}"))
     from hansa.cli import doctor as looking
     from hansa.explain import checkup
 

@@ -163,7 +163,7 @@ def test_the_exit_code_says_whether_something_is_wrong(hansa: Hansa, tmp_path: P
     file.write_text(node.emulator.dump(), encoding="utf-8")
     (tmp_path / "empty.yaml").write_text("kind: List\napiVersion: v1\nitems: []\n", encoding="utf-8")
     arguments = ("--source", str(tmp_path / "empty.yaml"), "--node-name", "n1", "--exit-code")
-    assert hansa("doctor", "--hns", f"emulator:{file}", *arguments)[0] == 6, "nothing is wanted: all there is is left over"
+    assert hansa("doctor", "--hns", f"emulator:{file}", *arguments)[0] == 6, "all there is is left over"
     empty = tmp_path / "other.json"
     empty.write_text(l2bridge_node().dump(), encoding="utf-8")
     code, out, _ = hansa("doctor", "--hns", f"emulator:{empty}", *arguments)
@@ -181,6 +181,12 @@ def test_the_doctor_sees_the_same_in_a_saved_a_served_and_a_listed_node(hansa: H
         arguments = of_node(NEW, f"remote:{server.address}")
         served = hansa("doctor", *arguments, "--set", "winkernel.sourceVip=10.41.7.2", "-o", "json")[1]
     assert json.loads(listed) == json.loads(saved) == json.loads(served)
+
+
+def test_the_doctor_says_what_it_cannot_look_at(hansa: Hansa) -> None:
+    code, _, err = hansa("doctor", "--source", NEW / "cluster.yaml", "--dataplane", "exec:true")
+    assert code == 2
+    assert "does not know what exec:true needs" in err
 
 
 # --- import ---

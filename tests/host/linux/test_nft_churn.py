@@ -396,3 +396,50 @@ def test_no_packet_leaves_with_a_number_of_ours(
     listed = lab.node.nft("list", "table", "inet", "watch")
     assert re.search(r'counter packets [1-9]\d* bytes \d+ comment "ours"', listed)
     assert re.search(r'counter packets 0 bytes 0 comment "leaks"', listed)
+
+
+NODE_ADDRESS = parse_address("192.0.2.1")
+HOST_NETWORK = Endpoint(NODE_ADDRESS, 8088, local=True)
+
+
+@pytest.mark.parametrize("source", [Client.P, Client.Q, Client.N, Client.X])
+@pytest.mark.parametrize("affinity_timeout_s", [None, 60])
+@pytest.mark.parametrize("more", [(), (L1,)])
+def test_endpoints_on_the_nodes_own_address(
+    lab: Lab, dataplane: NftablesDataplane, source: object, affinity_timeout_s: int | None, more: tuple[Endpoint, ...]
+) -> None:
+    """A hostNetwork pod of this node: whoever asks gets there and gets answers, and a pod keeps its address (M1).
+
+    What is delivered on the node itself passes no postrouting, so nobody from elsewhere is masqueraded: answers come
+    from here anyway.
+    """
+    lab._listen("node", Protocol.TCP, str(NODE_ADDRESS), HOST_NETWORK.port)
+    put(dataplane, forward_rule(tcp(), HOST_NETWORK, *more, affinity_timeout_s=affinity_timeout_s))
+    met = set()
+    for _ in range(12):
+        seen, alive = lab.open(Packet(source, CLUSTER_IP, Protocol.TCP, 80))  # type: ignore[arg-type]
+        assert seen.what == "forwarded"
+        assert alive()
+        met.add(seen.endpoint)
+        if seen.endpoint == (NODE_ADDRESS, HOST_NETWORK.port) and source != Client.N:
+            assert seen.source == source
+        lab.close_connections()
+    assert (NODE_ADDRESS, HOST_NETWORK.port) in met or more
+
+
+@pytest.mark.parametrize("affinity_timeout_s", [None, 60])
+def test_an_endpoint_that_is_given_to_itself(
+    lab: Lab, dataplane: NftablesDataplane, affinity_timeout_s: int | None
+) -> None:
+    """M6, with the way through a node port as well: the pod sees the node's address, and the connection lives."""
+    put(
+        dataplane,
+        forward_rule(tcp(), L1, affinity_timeout_s=affinity_timeout_s),
+        replace(forward_rule(FrontendKey(V4, None, Protocol.TCP, 30080), L1), affinity_timeout_s=affinity_timeout_s),
+    )
+    for target, port in ((CLUSTER_IP, 80), (NODE_ADDRESS, 30080)):
+        seen, alive = lab.open(Packet(L1.address, target, Protocol.TCP, port))
+        assert (seen.what, seen.endpoint) == ("forwarded", (L1.address, L1.port))
+        assert seen.source not in (L1.address, None)
+        assert alive()
+        lab.close_connections()

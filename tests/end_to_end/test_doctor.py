@@ -23,6 +23,7 @@ from hansa.explain import checkup
 from hansa.explain.defects import Severity
 from hansa.hns.api import HnsApi
 from hansa.hns.emulator.faults import Fault, Refuse
+from hansa.hns.port_ranges import PortRange, TakenPorts, uniform
 from hansa.sources.kubernetes.client import try_access
 
 pytestmark = pytest.mark.asyncio
@@ -110,9 +111,24 @@ async def test_the_command_says_it_all_and_ends_with_the_worst(tmp_path: Path) -
         assert "first" not in json.dumps(found), "no secret is told"
 
 
-def examined(api: HnsApi | None, *, with_objects: bool = True) -> doctor.Examined:
+DYNAMIC = PortRange(49152, 65535)
+
+
+def examined(
+    api: HnsApi | None, *, with_objects: bool = True, dynamic: PortRange | OSError = DYNAMIC
+) -> doctor.Examined:
     emulator = fresh_node(cluster())
-    host = Host(api or emulator, machine=lambda: dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address))
+
+    def taken_ports() -> tuple[TakenPorts, ...]:
+        if isinstance(dynamic, OSError):
+            raise dynamic
+        return uniform(dynamic)
+
+    host = Host(
+        api or emulator,
+        machine=lambda: dict.fromkeys(emulator.host_addresses, emulator.machine.mac_address),
+        taken_ports=taken_ports,
+    )
     found = Input(decoded(cluster())) if with_objects else None
     return doctor.examine_windows(host, node_config(emulator), found, lock=Path("/nonexistent/lock"))
 
@@ -122,6 +138,15 @@ async def test_windows_hns_is_looked_at_as_far_as_it_answers() -> None:
     (hns,) = [each for each in well.checks if each.topic is checkup.Topic.HNS and each.severity is None]
     assert "the pods' network is" in hns.text
     assert well.diagnosis is not None
+    assert not [each for each in well.checks if each.topic is checkup.Topic.SETTINGS]
+    for dynamic, words in (
+        (PortRange(1024, 65535), "the node-port range 30000-32767 overlaps"),
+        (OSError(2, "no netsh"), "cannot be read: no netsh"),
+    ):
+        ports = [each for each in examined(None, dynamic=dynamic).checks if each.topic is checkup.Topic.SETTINGS]
+        assert ports
+        assert {each.severity for each in ports} == {Severity.WARNING}
+        assert all(words in each.text for each in ports)
     unknown = examined(None, with_objects=False)
     assert unknown.diagnosis is None
     broken = fresh_node(cluster())

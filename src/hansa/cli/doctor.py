@@ -25,6 +25,7 @@ from hansa.lock import default_path, holder
 if TYPE_CHECKING:
     from hansa.cli.options import Host, Input
     from hansa.dataplanes.base import Change
+    from hansa.dataplanes.windows.compare import Situation
     from hansa.explain.doctor import Diagnosis
     from hansa.sources.kubernetes.kubeconfig import Connection
 
@@ -122,31 +123,55 @@ def examine_windows(host: Host, config: Config, found: Input | None, lock: Path 
     from hansa.hns.client import HnsClient
 
     diagnosis, network, problem, version = None, "", "", None
+    ports: tuple[str, ...] = ()
     try:
         version = HnsClient(host.api).version()
         if found is not None:
-            diagnosis, network = diagnose_windows(host, config, found)
+            situation = _survey_windows(host, config, found)
+            diagnosis, network = _diagnose(situation, host, config, found)
+            ports = _look_at_ports(situation, host)
     except HnsError as error:
         problem = f"HNS does not answer: {error}"
     except DataplaneError as error:
         problem = str(error)
-    facts = WindowsFacts(problem, version, network)
+    facts = WindowsFacts(problem, version, network, ports)
     checks = (*checkup.check_node(look_at_node(lock), config), *checkup.check_windows(facts, config))
     return Examined(config.node_name, checks, diagnosis)
 
 
 def diagnose_windows(host: Host, config: Config, found: Input) -> tuple[Diagnosis, str]:
     """What is wrong with the objects in an HNS, and the name of the pods' network. Raises DataplaneError."""
+    return _diagnose(_survey_windows(host, config, found), host, config, found)
+
+
+def _survey_windows(host: Host, config: Config, found: Input) -> Situation:
     from hansa.cli import options
-    from hansa.explain.doctor import diagnose
-    from hansa.hns.dumps import NO_HINTS
     from hansa.pipeline import Pipeline
 
     pipeline = Pipeline(config, host.addresses)
     pipeline.apply(found.changes)
     message = pipeline.take()
     assert message is not None, "a source that was read to its end has said Synced for every kind"
-    situation = options.windows_dataplane(host, config).survey(message, now=time.monotonic())
+    return options.windows_dataplane(host, config).survey(message, now=time.monotonic())
+
+
+def _look_at_ports(situation: Situation, host: Host) -> tuple[str, ...]:
+    """F45, as a running hansa tells it."""
+    from hansa.dataplanes.windows.node_ports import port_conditions
+
+    try:
+        taken = host.taken_ports()
+    except OSError as error:
+        return (f"the ports that this machine gives away cannot be read: {error.strerror or error}",)
+    wanted = situation.wanted.node_ports
+    return tuple(port_conditions(taken, wanted, [key for key in wanted if situation.observed.at_frontend(key)]))
+
+
+def _diagnose(situation: Situation, host: Host, config: Config, found: Input) -> tuple[Diagnosis, str]:
+    from hansa.cli import options
+    from hansa.explain.doctor import diagnose
+    from hansa.hns.dumps import NO_HINTS
+
     diagnosis = diagnose(
         situation,
         hints=host.dump.hints if host.dump else NO_HINTS,

@@ -357,11 +357,14 @@ def _named(changes: Sequence[Change]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WindowsFacts:
-    """problem: why HNS, or its network, could not be read, "" = it was. version: None = HNS did not tell."""
+    """problem: why HNS, or its network, could not be read, "" = it was. version: None = HNS did not tell. ports: what
+    is to be said of node ports and the ports that Windows gives away by itself.
+    """
 
     problem: str = ""
     version: HnsVersion | None = None
     network: str = ""
+    ports: tuple[str, ...] = ()
 
 
 def check_windows(facts: WindowsFacts, config: Config) -> tuple[Check, ...]:
@@ -378,6 +381,7 @@ def check_windows(facts: WindowsFacts, config: Config) -> tuple[Check, ...]:
         found.append(Check(Topic.HNS, Severity.ERROR, facts.problem, remedy))
     elif facts.network:
         found.append(Check(Topic.HNS, None, f"answers, version {version}; the pods' network is {facts.network}"))
+    found += [Check(Topic.SETTINGS, Severity.WARNING, text) for text in facts.ports]
     return tuple(found)
 
 

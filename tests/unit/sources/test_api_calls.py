@@ -6,7 +6,8 @@ Evidence: operations.md 8, 11 and 12.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from hansa.sources import gather
 from hansa.sources.kubernetes.calls import ApiCall, RateLimit
 from hansa.sources.kubernetes.client import ClientSettings, KubernetesSource
 from hansa.sources.kubernetes.kubeconfig import Token
+from hansa.sources.kubernetes.watch import WatchSettings
 from hansa.testing import NODE, WEB, config
 
 pytestmark = pytest.mark.asyncio
@@ -132,3 +134,45 @@ async def test_events_are_written_with_credentials_and_refusals_are_told() -> No
         assert api.told == {("default", "n1.17"): {**EVENT, "series": series}}
         assert [call.method for call in calls].count("PATCH") == 2
         assert all(call.duration_s and call.request_bytes for call in calls)
+
+
+async def test_a_server_that_is_away_is_told_once_and_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    """A single failure, as of a server that is restarted behind a balancer, is no line that anybody has to read."""
+    caplog.set_level(logging.INFO, "hansa")
+    quick = ClientSettings(watch=WatchSettings(first_delay_s=0.01, longest_delay_s=0.02))
+    async with server() as api:
+        api.fail(503)
+        source = KubernetesSource(api.connection(), config(), quick)
+        reading = asyncio.create_task(read_for_ever(source))
+        try:
+            await until(lambda: source.status.startswith("connected"))
+            assert caplog.records == []
+            await api.stop()
+            await until(lambda: len(caplog.records) == 4)
+            await asyncio.sleep(0.2)
+            assert sorted(record.getMessage().partition(" err")[0] for record in caplog.records) == [
+                f"API server cannot be read, what it said before stays in force resource={kind}"
+                for kind in ("EndpointSlice", "Node", "Service", "ServiceCIDR")
+            ]
+            assert all(record.levelname == "WARNING" for record in caplog.records)
+            caplog.clear()
+            await api.start()
+            await until(lambda: len(caplog.records) == 4)
+            assert {record.getMessage().split(" resource")[0] for record in caplog.records} == {
+                "API server is read again"
+            }
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
+async def read_for_ever(source: KubernetesSource) -> None:
+    async with aclosing(source.changes()) as batches:
+        async for _ in batches:
+            pass
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not reached():
+            await asyncio.sleep(0.005)

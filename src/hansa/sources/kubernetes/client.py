@@ -28,6 +28,7 @@ from hansa.api.objects import Kind, Node
 from hansa.bounded import read_file
 from hansa.config import Config
 from hansa.errors import ConfigError, Fault, SourceError
+from hansa.logs import Logger
 from hansa.sources.kubernetes.calls import NO_ANSWER, ApiCall, OnCall, RateLimit, Tried, ignore
 from hansa.sources.kubernetes.credentials import EXEC_INFO_VARIABLE, Issued, exec_info, parse_exec_credential
 from hansa.sources.kubernetes.kubeconfig import (
@@ -50,6 +51,10 @@ from hansa.sources.kubernetes.watch import OK, UNAUTHORIZED, UNREADABLE, Request
 from hansa.sources.selection import NODES_PATH, Selection, selection
 
 __all__ = ["ClientSettings", "EventClient", "KubernetesSource", "Written", "load_connection", "read_nodes"]
+
+_log = Logger("hansa.kubernetes")
+TOLD_FROM = 2  # failures in a row
+RETRIES_FROM = 3  # verbosity from which on there is a line for each failed request
 
 USER_AGENT = f"hansa/{__version__} (kube-proxy compatible)"
 LONGEST_REFUSAL_BYTES = 64 * 1024  # of a refusal only the Status is read, which is far shorter
@@ -166,11 +171,15 @@ class _Follower:
         self.next_at = 0.0
         self.synced = asyncio.Event()
         self.starts_after: asyncio.Event | None = None
+        self._failures = 0  # in a row
+        self._is_trouble_told = False
 
     async def run(self, api: _Api, queue: asyncio.Queue[tuple[Change, ...] | Exception]) -> None:
         """Ask for ever. A bug in here ends the whole source, loudly, instead of one kind in silence."""
 
         async def deliver(batch: tuple[Change, ...]) -> None:
+            if not self.watch.problem:
+                self._tell_recovered()
             if batch:
                 await queue.put(batch)
             if self.watch.is_synced:
@@ -195,6 +204,26 @@ class _Follower:
             fault = _describe(error)
         now = time.monotonic()
         self.next_at = now + self.watch.closed(now, random.random(), fault=fault)
+        self._tell_trouble(self.next_at - now)
+
+    def _tell_trouble(self, pause_s: float) -> None:
+        """A line for a trouble that a second try has met, too; one that passes is nothing to wake somebody for."""
+        problem = self.watch.problem
+        self._failures = self._failures + 1 if problem else 0
+        if not problem:
+            return
+        fields = {"resource": str(self.watch.kind), "err": problem, "again_in_s": round(pause_s, 1)}
+        if self._failures == TOLD_FROM:
+            self._is_trouble_told = True
+            _log.warning("API server cannot be read, what it said before stays in force", **fields)
+        else:
+            _log.info("request failed", v=RETRIES_FROM, failures=self._failures, **fields)
+
+    def _tell_recovered(self) -> None:
+        self._failures = 0
+        if self._is_trouble_told:
+            self._is_trouble_told = False
+            _log.info("API server is read again", resource=str(self.watch.kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +397,7 @@ async def _receive(answer: aiohttp.ClientResponse, watch: Watch, deliver: Delive
         await deliver(watch.receive_status(answer.status, body=body, retry_after_s=_seconds(retry_after)))
         return len(body)
     watch.receive_status(OK)
+    await deliver(())  # a watch may have nothing to say for a minute, and yet all is well
     if not is_stream:
         page = await _body(answer, LONGEST_LIST_BYTES)
         with _collector_paused():

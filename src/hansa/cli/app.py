@@ -358,6 +358,9 @@ def trace(
         )
     packet = words[0]
     chosen = planes.choose(dataplane, hns)
+    if chosen not in planes.DATAPLANES:
+        known = ", ".join(planes.DATAPLANES)
+        raise ConfigError(Fault("--dataplane", f"no packet can be followed through {chosen}", f"give one of {known}"))
     if live and chosen != planes.NFTABLES:
         raise ConfigError(Fault("--live", f"real packets are not followed through {chosen}", "leave it out"))
     from hansa.explain import trace as tracing

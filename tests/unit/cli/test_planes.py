@@ -163,3 +163,5 @@ def test_a_packet_that_cannot_be_understood_and_a_dataplane_without_live_trace(
     assert (code, "PACKET: 'hello' is no packet" in err) == (2, True)
     code, _, err = hansa(*common, "--hns", "emulator", "--live", "10.1.1.5 -> svc/d/web")
     assert (code, "real packets are not followed through windows" in err) == (2, True)
+    code, _, err = hansa(*common, "--dataplane", "userspace", "10.1.1.5 -> svc/d/web")
+    assert (code, "no packet can be followed through userspace" in err) == (2, True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from hansa.brain.cluster import Difference, ServiceState, Viewpoint
+from hansa.brain.cluster import Difference, ServiceState, Viewpoint, by_path
 from hansa.sources.kpng import cluster, local, node, shared
 from hansa.sources.kpng.local import Item, LocalItems
 from hansa.sources.kpng.wire import localv1, nodev1
@@ -26,7 +26,7 @@ _SET_TAG = b"\x1a"  # field 3 of WatchResponse, length-delimited
 def local_batch(difference: Difference) -> Iterator[bytes]:
     """Operations of localv1 without the Sync: services set; endpoints deleted, then set; services deleted."""
     changed: list[tuple[LocalItems, LocalItems]] = []
-    for number, change in enumerate(difference.services):
+    for number, change in enumerate(by_path(difference.services)):
         if number % BREATH == BREATH - 1:
             yield BREATHE
         before = _local_items(change.before, difference.before)
@@ -70,7 +70,7 @@ def global_batch(difference: Difference) -> Iterator[bytes]:
     sets: list[Item] = []
     endpoint_changes: list[tuple[tuple[Item, ...], tuple[Item, ...]]] = []
     gone: list[str] = []
-    for number, change in enumerate(difference.services):
+    for number, change in enumerate(by_path(difference.services)):
         if number % BREATH == BREATH - 1:
             yield BREATHE
         before, after = change.before, change.after
@@ -159,16 +159,23 @@ def _node_item(state: ServiceState | None, viewpoint: Viewpoint | None) -> bytes
     """A Service as one field of the message; None = there is nothing of it on this node."""
     if state is None or viewpoint is None:
         return None
+    if state.is_plain:
+        if state.plain is False:
+            state.plain = _encoded(state, Viewpoint(""))
+        return state.plain
     told_from = state.told_from(viewpoint)
     found = state.memo.get(("node", told_from), state)
     if found is state:
-        view = state.view(told_from)
-        found = None
-        if view:
-            value = node.service_message(state.service.key, view).SerializeToString(deterministic=True)
-            found = _SET_TAG + _varint(len(value)) + value
-        state.memo["node", told_from] = found
+        found = state.memo["node", told_from] = _encoded(state, told_from)
     return cast("bytes | None", found)
+
+
+def _encoded(state: ServiceState, viewpoint: Viewpoint) -> bytes | None:
+    view = state.view(viewpoint)
+    if not view:
+        return None
+    value = node.service_message(state.service.key, view).SerializeToString(deterministic=True)
+    return _SET_TAG + _varint(len(value)) + value
 
 
 def _varint(number: int) -> bytes:

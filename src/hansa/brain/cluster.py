@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from hansa.api.change import Delete, Malformed, Synced, Upsert
 from hansa.api.objects import EndpointSlice, Kind, Node, ObjectKey, Policy, Service, ServiceKey
@@ -32,7 +32,8 @@ class Viewpoint(NamedTuple):
 class ServiceState:
     """One Service with its slices, as of one revision; immutable but for what has been worked out of it so far.
 
-    memo: for encoders; shared by everybody who is told of this state.
+    memo: for encoders; shared by everybody who is told of this state. is_plain: every node is told the same, where
+    nodes are told the node of each endpoint. plain: for the encoder of that; False = not made yet.
     """
 
     __slots__ = (
@@ -42,8 +43,10 @@ class ServiceState:
         "_node_hints",
         "_views",
         "_zones",
+        "is_plain",
         "memo",
         "pieces",
+        "plain",
         "service",
     )
 
@@ -64,6 +67,8 @@ class ServiceState:
         self._named, self._zones = frozenset(named | node_hints), frozenset(zones)
         self._node_hints = frozenset(node_hints)
         self._has_local_policy = Policy.LOCAL in (service.internal_policy, service.external_policy)
+        self.is_plain = not (node_hints or zones or self._has_local_policy)
+        self.plain: bytes | Literal[False] | None = False
         self._views: dict[Viewpoint, tuple[ServicePortView, ...]] = {}
 
     def seen_from(self, viewpoint: Viewpoint) -> Viewpoint:
@@ -116,8 +121,8 @@ class NodeChange(NamedTuple):
 class Difference:
     """What a follower has to be told to know the cluster as of `revision`.
 
-    is_first: of its stream. before, after: from where it has looked and looks now; None = at all of it. services: by
-    namespace and name, also such that look the same from there. service_ranges: None = as before.
+    is_first: of its stream. before, after: from where it has looked and looks now; None = at all of it. services: in no
+    particular order, also such that look the same from there. service_ranges: None = as before.
     """
 
     revision: int
@@ -307,7 +312,7 @@ class Follower:
             is_first=self._is_first,
             before=before,
             after=after,
-            services=tuple(sorted(services, key=_path_order)),
+            services=tuple(services),
             nodes=tuple(sorted(nodes, key=attrgetter("name"))),
             service_ranges=cluster.service_ranges if self._has_new_ranges else None,
         )
@@ -317,8 +322,12 @@ class Follower:
         return found
 
 
+def by_path(services: Iterable[ServiceChange]) -> list[ServiceChange]:
+    """In the order of their paths, and of the paths of what belongs to them."""
+    return sorted(services, key=_path_order)
+
+
 def _path_order(change: ServiceChange) -> str:
-    """So that the paths of what belongs to the Services ascend, too."""
     return f"{change.key.namespace}/{change.key.name}/"
 
 

@@ -28,7 +28,14 @@ def test_nodes_without_endpoints_share_one_view_and_its_bytes() -> None:
     assert len(views) == 1
     assert state.view(cluster.viewpoint("n1")) != state.view(cluster.viewpoint("m1"))
     # The bytes of the Service are one object, however many are told.
-    assert sum(key[0] == "node" for key in state.memo if isinstance(key, tuple)) == 1
+    raw = nodev1.WatchResponse.FromString(batches["m1"][-1]).set[0].SerializeToString()
+    assert state.plain
+    assert raw in state.plain
+    # With policy Local a node with endpoints is told something of its own, and all others are told the same.
+    web = service("web", internal_policy="Local")
+    (state,) = made(web, endpoint_slice("web-a", [L1, R1])).services.values()
+    told = {state.told_from(Viewpoint(name)) for name in ("n1", "n2", "m1", "m2", "m3")}
+    assert told == {Viewpoint("n1"), Viewpoint("n2"), Viewpoint("")}
 
 
 def test_zones_matter_only_where_hints_name_them() -> None:

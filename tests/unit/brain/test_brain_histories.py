@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.strategies import NODE_NAMES, changes
 
@@ -24,7 +24,7 @@ from hansa.sources.kpng import shared
 from hansa.sources.kpng.following import ClusterFollowing, Following, LocalFollowing, NodeFollowing
 from hansa.sources.kpng.node import read_service
 from hansa.sources.kpng.wire import localv1, nodev1
-from hansa.testing import config
+from hansa.testing import R1, config, endpoint, endpoint_slice, service
 
 SYNCED: list[Change] = [Synced(kind) for kind in Kind]
 
@@ -91,7 +91,12 @@ def test_a_node_that_is_told_decisions_has_the_rules_that_it_would_have_made_its
     assert fed.without_local_endpoints == own.without_local_endpoints
 
 
+# A slice that lists an address twice, on different nodes.
+TWINS = [Upsert(service("web")), Upsert(endpoint_slice("web-a", [R1, endpoint("10.1.2.21", node="n1")]))]
+
+
 @settings(max_examples=50)
+@example([TWINS])
 @given(HISTORIES)
 def test_a_node_that_is_told_the_cluster_by_a_brain_of_hansa_has_the_same_rules(history: list[list[Change]]) -> None:
     fed, own = run(history, "global", ClusterFollowing())

@@ -7,6 +7,7 @@ is missing, and `LOST_BY_KPNG` says so.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -83,20 +84,27 @@ def endpoint_infos(service: Service, pieces: Iterable[EndpointSlice]) -> Iterato
         if piece.family is None:
             continue
         overrides = _overrides(service, piece)
+        seen: Counter[str] = Counter()  # a slice may list an address twice; which entry counts is for the node to say
         for one in piece.endpoints:
             message = _endpoint_info(piece, one)
             message.Endpoint.PortOverrides.extend(overrides)
-            yield f"{piece.namespace}|{service.name}|{piece.name}|v{one.address.version}-{one.address}", message
+            key = f"v{one.address.version}-{one.address}"
+            seen[key] += 1
+            twin = f"~{seen[key]}" if seen[key] > 1 else ""
+            yield f"{piece.namespace}|{service.name}|{piece.name}|{key}{twin}", message
 
 
 def _overrides(service: Service, piece: EndpointSlice) -> list[localv1.PortName]:
     """A slice's ports, under the names by which backends look for them, too."""
-    numbers = {port.name: port.port for port in piece.ports}
+    ports = {port.name: port for port in piece.ports}
     for spec in service.ports:
         for port in piece.ports:
             if (port.name, port.protocol) == (spec.name, spec.protocol):
-                numbers[shared.port_key(spec)] = port.port
-    return [localv1.PortName(Name=name, Port=number) for name, number in sorted(numbers.items())]
+                ports[shared.port_key(spec)] = port
+    return [
+        localv1.PortName(Name=name, Port=port.port, Protocol=shared.PROTOCOLS[port.protocol])
+        for name, port in sorted(ports.items())
+    ]
 
 
 def _endpoint_info(piece: EndpointSlice, one: SliceEndpoint) -> globalv1.EndpointInfo:
@@ -192,11 +200,12 @@ def read_slices(
 
 
 def _slice_ports(endpoint: localv1.Endpoint, service: Service | None) -> tuple[SlicePort, ...]:
-    overrides = {one.Name: one.Port for one in endpoint.PortOverrides}
     if service is None:
         return ()
     found = []
     for spec in service.ports:
+        either = (localv1.Protocol.UnknownProtocol, shared.PROTOCOLS[spec.protocol])
+        overrides = {one.Name: one.Port for one in endpoint.PortOverrides if one.Protocol in either}
         number = shared.endpoint_port(spec, overrides)
         if number and 0 < number < 65536:
             found.append(SlicePort(spec.name, spec.protocol, number))

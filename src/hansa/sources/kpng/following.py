@@ -312,7 +312,7 @@ class ClusterFollowing(Following[localv1.OpItem]):
         for source, entries in sorted(self._memory.endpoints.get(owner, {}).items()):
             path = cluster.EndpointPath(*owner, source, "")
             try:
-                pieces = cluster.read_slices(path, entries.values(), service)
+                pieces = cluster.read_slices(path, (entries[key] for key in sorted(entries)), service)
             except MalformedObject as error:
                 self.trouble[f"EndpointSlice {owner[0]}/{source}"] = str(error)
                 now |= {key for key in self._slices.get(owner, ()) if key.name.partition("~")[0] == source}

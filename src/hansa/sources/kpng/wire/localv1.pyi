@@ -192,12 +192,14 @@ class EndpointScopes(_message.Message):
     def __init__(self, Internal: _Optional[bool] = ..., External: _Optional[bool] = ...) -> None: ...
 
 class PortName(_message.Message):
-    __slots__ = ("Name", "Port")
+    __slots__ = ("Name", "Port", "Protocol")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     Name: str
     Port: int
-    def __init__(self, Name: _Optional[str] = ..., Port: _Optional[int] = ...) -> None: ...
+    Protocol: _Protocol
+    def __init__(self, Name: _Optional[str] = ..., Port: _Optional[int] = ..., Protocol: _Optional[_Union[_Protocol, str]] = ...) -> None: ...
 _Protocol = Protocol
 _Ref = Ref
 _Set = Set

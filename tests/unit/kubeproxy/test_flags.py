@@ -257,6 +257,7 @@ def test_repeats() -> None:
             'invalid argument "A" for "--feature-gates" flag: malformed pair, expect string=bool',
         ),
         (["foo"], '"kube-proxy" does not take any arguments, got ["foo"]'),
+        (["-"], '"kube-proxy" does not take any arguments, got ["-"]'),
         (["--", "--v"], '"kube-proxy" does not take any arguments, got ["--v"]'),
         (["--enable-dsr"], "unknown flag: --enable-dsr (known on Windows, or with --hns)"),
     ],

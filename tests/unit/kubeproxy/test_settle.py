@@ -497,6 +497,13 @@ def test_pods_of_another_family_than_the_nodes_only_one(
     assert settle.wrong_families(found, frozenset(node), frozenset(pods), "windows") == ""
 
 
+def test_pod_cidrs_are_needed_where_pods_are_recognised_by_them() -> None:
+    for words, windows, needed in (([], False, False), (["--detect-local-mode=NodeCIDR"], False, True),
+                                   (["--detect-local-mode=NodeCIDR"], True, False)):  # fmt: skip
+        found = completed(*words, windows=windows)
+        assert settle.needs_pod_cidrs(found, settle.check(found)) is needed
+
+
 # -- a changed file
 
 

@@ -33,8 +33,8 @@ def on_a_node(folder: Path, before: str, *more: str) -> tuple[int, list[tuple[st
     doctor = shlex.join([str(HANSA), "doctor", *NODE, "--exit-code", "-o", "json", *more])
     script = f"set -e; ip link set lo up; {before}; {doctor}"
     done = subprocess.run(
-        # What runs in the background ends with the shell, which is the first process of a namespace.
-        ["unshare", "--net", "--pid", "--fork", "--kill-child", "bash", "-c", script],
+        # What runs in the background ends with the shell, the first process of a namespace in which no others are seen.
+        ["unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child", "bash", "-c", script],
         cwd=folder,
         env=dict(os.environ),
         capture_output=True,

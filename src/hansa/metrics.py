@@ -323,7 +323,7 @@ HOST_CALLS = _row(
 HOST_CALL_ERRORS = _row(
     "hansa_host_call_errors_total",
     _COUNTER,
-    "Calls that the host refused, by its verb and its code: HRESULTs such as 0x803b0013 on Windows",
+    "Calls that the host refused, by verb and code: HRESULTs such as 0x803b0013, or EBUSY and its like on Linux",
     "verb",
     "code",
 )
@@ -343,12 +343,15 @@ HOST_OBJECTS = _row(
     "state",
 )
 ADOPTED = _row(
-    "hansa_adopted_objects", _GAUGE, "Objects of ours that were there at the start and served as they were", "object"
+    "hansa_adopted_objects",
+    _GAUGE,
+    "Objects of ours that were there at the start and served as they were; Windows",
+    "object",
 )
 BACKING_OFF = _row(
     "hansa_backoff_objects",
     _GAUGE,
-    "Objects that wait because the host refused them, by hansa's class of the error",
+    "Objects that wait because the host refused them, by hansa's class of the error; Windows",
     "class",
 )
 FRONTENDS = _row("hansa_frontends", _GAUGE, "Frontends that have a rule")

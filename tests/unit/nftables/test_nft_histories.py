@@ -212,6 +212,8 @@ def test_one_changed_rule_is_one_small_transaction() -> None:
     assert [one.change.verb for one in report.results] == [Verb.MODIFY]
     assert sum(one.element_count for one in sent) == 2
     assert report.host_calls == 2
+    assert report.calls_by_verb == {"changes": 1, "commit": 1}
+    assert report.call_errors == {}
 
 
 def test_a_refused_transaction_is_mended_at_once() -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import copy
 import errno
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -271,8 +273,20 @@ class _Work:
     conditions: list[str] = field(default_factory=list)
     pending: dict[IPFamily, list[str]] = field(default_factory=lambda: {family: [] for family in IPFamily})
     conntrack: dict[IPFamily, ConntrackRun] = field(default_factory=dict)
-    calls: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     again: bool = False
+
+    @contextmanager
+    def call(self, verb: str) -> Iterator[None]:
+        """Count what is asked of the host here, and with which code it refuses."""
+        self.calls[verb] += 1
+        try:
+            yield
+        except DataplaneError as error:
+            code = getattr(error, "code", 0)
+            self.errors[verb, errno.errorcode.get(code, str(code)) if code else type(error).__name__] += 1
+            raise
 
 
 class NftablesDataplane:
@@ -340,7 +354,9 @@ class NftablesDataplane:
             conditions=tuple(work.conditions),
             retry_at=now + RETRY_S if pending else None,
             again=work.again,
-            host_calls=work.calls,
+            host_calls=work.calls.total(),
+            calls_by_verb=work.calls,
+            call_errors=work.errors,
             pending_by_family={family: tuple(keys) for family, keys in work.pending.items()},
             failed_families=failed,
             objects=self._objects(),
@@ -433,7 +449,7 @@ class NftablesDataplane:
             one.check = self._steps(one.desired)
         until = self._clock() + CHECK_S
         for well in one.check:
-            work.calls += 1
+            work.calls["read"] += 1
             if not well:
                 self._mend(one, work, drift=True)
                 return
@@ -479,8 +495,8 @@ class NftablesDataplane:
         one.trusted = False
         one.check = None
         family = one.desired.family
-        work.calls += 1
-        read = self._host.read(family, counted=MAY_BE_COUNTED, above=LISTED)
+        with work.call("read"):
+            read = self._host.read(family, counted=MAY_BE_COUNTED, above=LISTED)
         if read is not None and not one.seen:
             one.desired.adopt(read.elements)
             one.flows.recall(served_frontends(read.elements, family))
@@ -514,13 +530,13 @@ class NftablesDataplane:
         read.counts.clear()
 
     def _commit(self, step: Transaction, work: _Work) -> None:
-        work.calls += 1
-        self._host.commit(step)
+        with work.call("commit"):
+            self._host.commit(step)
 
     def _note_foreign_writes(self, work: _Work) -> None:
-        work.calls += 1
         try:
-            touched = self._host.touched_by_others()
+            with work.call("changes"):
+                touched = self._host.touched_by_others()
         except DataplaneError as error:
             work.conditions.append(str(error))
             touched = frozenset(self._families)
@@ -533,16 +549,16 @@ class NftablesDataplane:
         if not guarded or (self._localhost_routed and not audit):
             return
         try:
-            work.calls += 1
-            self._host.route_localhost(allowed=True)
+            with work.call("sysctl"):
+                self._host.route_localhost(allowed=True)
             self._localhost_routed = True
         except DataplaneError as error:
             work.conditions.append(str(error))
 
     def _forbid_localhost(self, work: _Work) -> None:
         """Before the guard goes: an earlier run, or the settings until now, had localhost node ports."""
-        work.calls += 1
-        self._host.route_localhost(allowed=False)
+        with work.call("sysctl"):
+            self._host.route_localhost(allowed=False)
         self._localhost_routed = False
 
     def _replace_predecessor(self, one: _Family, work: _Work) -> None:
@@ -550,9 +566,9 @@ class NftablesDataplane:
         if self._predecessor is None or one.alone:
             return
         family = one.desired.family
-        work.calls += 1
         try:
-            removed = self._predecessor.remove(family)
+            with work.call("remove"):
+                removed = self._predecessor.remove(family)
         except DataplaneError as error:
             work.conditions.append(f"{family}: another proxy's table cannot be removed: {error}")
             work.pending[family].append(f"{family} table of another proxy")
@@ -567,9 +583,9 @@ class NftablesDataplane:
         if self._predecessor is None or not one.alone:
             return
         family = one.desired.family
-        work.calls += 1
         try:
-            one.rivals = self._predecessor.standing(family)
+            with work.call("rivals"):
+                one.rivals = self._predecessor.standing(family)
         except DataplaneError as error:
             work.conditions.append(f"{family}: another proxy's rules cannot be looked for: {error}")
 
@@ -579,15 +595,15 @@ class NftablesDataplane:
             return
         family = one.desired.family
         started_at = self._clock()
-        work.calls += 1
         try:
-            listed = self._connections.list(family, Protocol.UDP)
+            with work.call("flows"):
+                listed = self._connections.list(family, Protocol.UDP)
         except DataplaneError as error:
             work.conditions.append(f"{family}: stale UDP flows cannot be looked for: {error}")
             work.pending[family].append(f"{family} conntrack")
             return
         stale = stale_entries(listed.entries, one.flows.wanted())
-        work.calls += len(stale)
+        work.calls["cut"] += len(stale)
         results, deleted = cut(stale, one.flows, self._connections)
         work.results += results
         work.conntrack[family] = ConntrackRun(self._clock() - started_at, deleted)

@@ -359,8 +359,8 @@ def trace(
     packet = words[0]
     chosen = planes.choose(dataplane, hns)
     if chosen not in planes.DATAPLANES:
-        known = ", ".join(planes.DATAPLANES)
-        raise ConfigError(Fault("--dataplane", f"no packet can be followed through {chosen}", f"give one of {known}"))
+        names = ", ".join(planes.DATAPLANES)
+        raise ConfigError(Fault("--dataplane", f"no packet can be followed through {chosen}", f"give one of {names}"))
     if live and chosen != planes.NFTABLES:
         raise ConfigError(Fault("--live", f"real packets are not followed through {chosen}", "leave it out"))
     from hansa.explain import trace as tracing
@@ -499,8 +499,8 @@ def doctor(
     """
     chosen = planes.choose(dataplane, hns)
     if chosen not in planes.DATAPLANES:
-        known = ", ".join(planes.DATAPLANES)
-        raise ConfigError(Fault("--dataplane", f"the doctor does not know what {chosen} needs", f"give one of {known}"))
+        names = ", ".join(planes.DATAPLANES)
+        raise ConfigError(Fault("--dataplane", f"the doctor does not know what {chosen} needs", f"give one of {names}"))
     from hansa.cli import doctor as looking
     from hansa.explain import checkup
 

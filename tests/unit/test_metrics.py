@@ -61,8 +61,20 @@ KUBE_PROXY: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
     "conntrack_reconciler_sync_duration_seconds": ("histogram", ("ip_family",), B1),
     "conntrack_reconciler_deleted_entries_total": ("counter", ("ip_family",), []),
 }
-REST_S = "0.005 0.025 0.1 0.25 0.5 1 2 4 8 15 30 60".split()
-REST_BYTES = "64 256 512 1024 4096 16384 65536 262144 1.048576e+06 4.194304e+06 1.6777216e+07".split()
+REST_S = ["0.005", "0.025", "0.1", "0.25", "0.5", "1", "2", "4", "8", "15", "30", "60"]
+REST_BYTES = [
+    "64",
+    "256",
+    "512",
+    "1024",
+    "4096",
+    "16384",
+    "65536",
+    "262144",
+    "1.048576e+06",
+    "4.194304e+06",
+    "1.6777216e+07",
+]
 BUILD = ("major", "minor", "git_version", "git_commit", "git_tree_state", "build_date", "go_version", "compiler")
 # The same for what every component of Kubernetes has.
 KUBERNETES: dict[str, tuple[str, tuple[str, ...], list[str], str]] = {

@@ -73,7 +73,7 @@ class HostState(enum.Enum):
 
 
 class ObjectCounts(NamedTuple):
-    """Objects of one kind: wanted; on the host and ours; on the host and others'. None = the dataplane does not tell."""
+    """Objects of one kind: wanted; ours on the host; others' on the host. None = the dataplane does not tell."""
 
     desired: int
     observed: int | None = None

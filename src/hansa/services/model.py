@@ -147,7 +147,7 @@ class ServicePortView:
 
 @dataclass(frozen=True, slots=True)
 class GivenView:
-    """What somebody else, a brain, has decided about one Service for this node. ports: () = there is nothing any more."""
+    """What somebody else, a brain, has decided about one Service for this node. ports: () = nothing is left."""
 
     service: ServiceKey
     ports: tuple[ServicePortView, ...]

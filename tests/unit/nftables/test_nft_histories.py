@@ -243,6 +243,7 @@ def test_what_the_host_refuses_twice_is_pending_and_tried_again() -> None:
     assert report.retry_at is not None
     assert {one.outcome for one in report.results} == {Outcome.FAILED}
     assert "ENOMEM" in report.results[0].error
+    assert report.call_errors == {("commit", "ENOMEM"): report.calls_by_verb["commit"]}
     dataplane.sync(RuleChanges({}, surroundings()), now=5, audit=False)
     report = dataplane.sync(RuleChanges({}, surroundings()), now=10, audit=False)
     assert report.ok

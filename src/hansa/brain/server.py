@@ -156,6 +156,17 @@ class Settings:
     metrics: BindAddress | None = None
 
 
+def check(settings: Settings) -> grpc.ServerCredentials | None:
+    """The credentials, None = connections are plain. Raises ConfigError for settings with which nothing is opened."""
+    if settings.tls is not None:
+        return server_credentials(settings.tls)
+    for listen in settings.listen:
+        if not (listen.is_local or settings.insecure):
+            remedy = "give --tls-key, --tls-cert and --tls-ca, or say --insecure"
+            raise ConfigError(Fault("--listen", f"{listen.target} is open to other machines", remedy))
+    return None
+
+
 class Brain:
     """Serves one cluster for as long as the context is open. `targets`: where, with the ports that were given."""
 
@@ -195,12 +206,7 @@ class Brain:
 
     async def _start(self) -> None:
         settings = self._settings
-        credentials = server_credentials(settings.tls) if settings.tls is not None else None
-        if credentials is None and not settings.insecure:
-            for listen in settings.listen:
-                if not listen.is_local:
-                    remedy = "give --tls-key, --tls-cert and --tls-ca, or say --insecure"
-                    raise ConfigError(Fault("--listen", f"{listen.target} is open to other machines", remedy))
+        credentials = check(settings)
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(tuple(self._handlers()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

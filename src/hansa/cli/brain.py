@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hansa import logs
 from hansa.cli import inputs, options
 from hansa.errors import ConfigError, Fault
 
@@ -47,21 +46,20 @@ def brain(
     settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; wins.")] = None,
     kubeconfig: Annotated[str, typer.Option(help="kubeconfig file; default: $KUBECONFIG, else in-cluster.")] = "",
     master: Annotated[str, typer.Option(help="Address of the API server; wins over the kubeconfig's.")] = "",
-    verbose: Annotated[bool, typer.Option("-v", help="Log debugging lines too.")] = False,
+    verbosity: Annotated[
+        int,
+        typer.Option("-v", help="What is logged: 0 troubles and life cycle ... 2 syncs ... 4 steps.", min=0, max=10),
+    ] = 2,
+    logging_format: Annotated[str, typer.Option(help="text, as klog has it, or json.")] = "text",
 ) -> None:
     """Watch the cluster and tell nodes over gRPC what each has to do; `hansa run --source kpng://...` follows it.
 
     Serves hansa.node.v1 (decisions, and what nodes report), and KPNG's localv1 and globalv1 for its programs. Of the
     settings only proxyName and featureGates.AllowServiceExternalIPs matter here: all others are the nodes' own.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
     inputs.need_grpc("brain")
     from hansa.brain.cluster import Cluster
-    from hansa.brain.server import Settings, TlsFiles, parse_listen
+    from hansa.brain.server import Settings, TlsFiles, check, parse_listen
     from hansa.config import parse_bind_address
 
     try:
@@ -73,8 +71,10 @@ def brain(
     tls = TlsFiles(tls_key, tls_cert, tls_ca) if tls_key or tls_cert or tls_ca else None
     addresses = tuple(parse_listen(each) for each in listen or [LISTEN])
     read = replace(options.read_settings(config, settings or [], "").config, node_name="")
-    objects = inputs.open_source(source, read, lambda: inputs.connection(kubeconfig, master))
     served = Settings(addresses, tls, insecure=insecure, metrics=metrics)
+    check(served)
+    logs.configure(options.log_config(logging_format, verbosity, ""))
+    objects = inputs.open_source(source, read, lambda: inputs.connection(kubeconfig, master))
     raise typer.Exit(128 + asyncio.run(serve(Cluster(read), objects, served)))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def fuzz_all(only: str, seconds: int) -> int:
         # A process for each: libFuzzer ends the one that it runs in.
         command = [sys.executable, __file__, "--inside", name, "--seconds", str(seconds)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        with suppress(OSError):
+            (CASES / name).rmdir()  # empty, unless there is a case
         said = done.stderr.splitlines()
         state = next((line for line in reversed(said) if "cov:" in line), "")
         print(f"{name:16} {'well' if done.returncode == 0 else 'BROKEN':7} {' '.join(state.split()[1:8])}", flush=True)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from google.protobuf.message import DecodeError as WireError
+
 from hansa.api.decode import decode as decode_api
 from hansa.api.objects import Kind
 from hansa.config import Config, parse_duration
@@ -33,9 +35,14 @@ from hansa.hns.record import read_error_record, read_version_response
 from hansa.kubeproxy import configuration, flags
 from hansa.kubeproxy.configuration import DecodeError
 from hansa.kubeproxy.flags import FlagError
+from hansa.lab.reading import read_lab
 from hansa.net import IPFamily, Protocol, parse_address, parse_prefix
 from hansa.netlink import codec, conntrack
 from hansa.netlink import nftables as nf
+from hansa.sources.kpng import cluster as kpng_cluster
+from hansa.sources.kpng import node as kpng_node
+from hansa.sources.kpng.file import read_state
+from hansa.sources.kpng.wire import globalv1, nodev1
 from hansa.sources.kubernetes.calls import Tried
 from hansa.sources.kubernetes.client import read_refusal
 from hansa.sources.kubernetes.credentials import parse_exec_credential
@@ -205,6 +212,39 @@ def words(data: bytes) -> None:
     for read in (parse_duration, parse_address, parse_prefix, parse_guid, flags.read_quantity):
         attempt(read, text, but=(ValueError,))
     skew_s(Tried(200, date=text))
+
+
+LAB = b"""\
+kind: Lab
+name: two
+network: overlay
+podCIDR: 10.244.0.0/16
+serviceCIDR: 10.96.0.0/12
+nodes: [{name: n1, os: windows, address: 192.0.2.1}]
+faults: [drop-rule n1 x]
+"""
+STATE = b"""\
+nodes: [{Name: n1, Topology: {Zone: a}}]
+services:
+- service: {Name: web, Type: ClusterIP, IPs: {ClusterIPs: {V4: [10.96.0.10]}}, Ports: [{Port: 80, TargetPort: 8080}]}
+  endpoints: [{NodeName: n1, Endpoint: {IPs: {V4: [10.1.1.11]}}}]
+"""
+
+
+# -- over gRPC ---------------------------------------------------------------------------------------------------------
+
+
+def brain_messages(data: bytes) -> None:
+    """What a brain tells a node, and what nodes tell it, as protobuf has it on the wire."""
+    refusals = (MalformedObject, WireError)
+    for message, read in (
+        (nodev1.Service, lambda found: kpng_node.read_service(found, "n1")),
+        (nodev1.NodeObject, kpng_node.read_node),
+        (nodev1.ServiceRanges, kpng_node.read_service_ranges),
+        (nodev1.Report, kpng_node.read_report),
+        (globalv1.NodeInfo, kpng_cluster.read_node),
+    ):
+        attempt(lambda message=message, read=read: read(message.FromString(data)), but=refusals)
 
 
 # -- HNS --------------------------------------------------------------------------------------------------------------
@@ -383,6 +423,14 @@ TARGETS: tuple[Target, ...] = (
             json.dumps({"kind": "List", "apiVersion": "v1", "items": list(OBJECTS.values())}).encode(),
         ),
     ),
+    Target("lab", lambda data: read_lab(data.decode("utf-8", "replace"), name="lab.yaml"), (LAB,), (ConfigError,)),
+    Target(
+        "kpng-state",
+        lambda data: read_state(data.decode("utf-8", "replace"), name="state.yaml"),
+        (STATE,),
+        (SourceError,),
+    ),
+    Target("brain-messages", brain_messages, (b"\n\x01d\x12\x03web", b"\n\x02n1\x12\x0510.0.", b"")),
     Target("journal", journal, (b"+5f0e3b6c\n-5f0e3b6c\nT\n",)),
     Target("words", words, (b"1h15m0.5s", b"10.96.0.10", b"fd00::1/64", GUID.encode(), b"10Gi")),
     Target("hns-object", hns_object, (NETWORK, ENDPOINT, BALANCER, f'["{GUID}"]'.encode())),

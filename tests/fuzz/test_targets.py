@@ -28,7 +28,7 @@ TOKENS = st.sampled_from(
         b"- ",
     ]
 )
-DEEP = 5000
+DEEP = 2000
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -77,7 +77,7 @@ def read_lab(text: str, *, name: str, extra_faults: Iterable[str] = ()) -> Lab:
     """The lab that a file describes. name: of the file. extra_faults: written as in the file. Raises ConfigError."""
     try:
         documents = [each for each in yaml.load_all(text, Loader=_LOADER) if isinstance(each, dict)]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, or too many digits
         raise ConfigError(Fault(name, f"is not YAML: {error}")) from error
     forms = [each for each in documents if each.get("kind") == "Lab"]
     if len(forms) != 1:

@@ -37,7 +37,7 @@ def read_state(text: str, *, name: str) -> tuple[ApiObject, ...]:
     """Everything in the file, Nodes first. Raises SourceError with the place of the first thing that is wrong."""
     try:
         data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, or too many digits
         raise SourceError(f"{name}: is not YAML: {error}") from None
     _check_keys(data, {"nodes", "services"}, name)
     found: list[ApiObject] = []

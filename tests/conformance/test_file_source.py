@@ -192,13 +192,19 @@ async def test_a_path_that_is_away_costs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_waits_for_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
+async def test_waits_for_a_path_that_is_not_there_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hansa.sources")
     async with reading(tmp_path / "web.yaml") as reader:
         await reader.until(lambda: "retrying" in reader.source.status)
         assert reader.source.troubled
         assert not reader.log
         write(tmp_path / "web.yaml", WEB)
         await reader.until_objects(WEB)
+    path = tmp_path / "web.yaml"
+    assert [one.getMessage() for one in caplog.records] == [
+        f'cannot be read, asked again until it can source={path} err="{path}: No such file or directory"',
+        f"can be read source={path}",
+    ]
 
 
 @pytest.mark.asyncio

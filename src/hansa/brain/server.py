@@ -291,7 +291,12 @@ class Brain:
         self._runner = web.ServerRunner(web.Server(self._answer), access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, str(at.address), at.port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            text = f"{at.address}:{at.port} cannot be opened: {why}"
+            raise ConfigError(Fault("--metrics-bind-address", text)) from None
         self.metrics_port = self._runner.addresses[0][1]
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

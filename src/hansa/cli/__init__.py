@@ -21,8 +21,8 @@ EXIT_CODES = {
     5: "`plan --exit-code`: something would change; `doctor --exit-code`: something is wrong; "
     "`trace`: rules and objects disagree, or `--live` saw no such packet",
     6: "`doctor --exit-code`: there are warnings, and nothing worse",
-    130: "`run`, `hns serve`: ended by an interrupt (SIGINT); rules stay in place",
-    143: "`run`, `hns serve`: ended by SIGTERM; rules stay in place",
+    130: "`run`, `proxy`, `brain`, `hns serve`: ended by an interrupt (SIGINT); rules stay in place",
+    143: "`run`, `proxy`, `brain`, `hns serve`: ended by SIGTERM; rules stay in place",
 }
 
 

@@ -328,7 +328,9 @@ def trace(
     settings: Set = None,
     kubeconfig: Kubeconfig = "",
     master: Master = "",
-    output: Output = "table",
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="table, json or yaml; with a lab: table, json, mermaid or svg.")
+    ] = "table",
     live: Annotated[
         bool, typer.Option("--live", help="Wait for such packets on this node, and tell what they meet (root).")
     ] = False,

@@ -68,7 +68,10 @@ def lab_run(
     else:
         raise ConfigError(Fault("-o", f"{output!r} is no output form", "give table or json"))
     if save is not None:
-        save.write_text(cluster.save(), encoding="utf-8")
+        try:
+            save.write_text(cluster.save(), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(Fault("--save", f"{save} cannot be written: {error.strerror}")) from error
 
 
 @lab_app.command("shell")
@@ -104,8 +107,9 @@ def open_lab(file: Path, faults: list[str] | None = None, *, heal: bool = False)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            Fault(str(file), f"cannot be read: {error}", "give a lab file first, then the packet")
+            Fault(str(file), f"cannot be read: {why}", "give a lab in YAML, or what `hansa lab run --save` wrote")
         ) from error
     read = Cluster.load if text.startswith("{") else Cluster.read
     cluster = read(text, name=file.name, faults=tuple(faults or ()))

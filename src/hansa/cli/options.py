@@ -23,6 +23,7 @@ from hansa.errors import ConfigError, Fault
 from hansa.kubeproxy.flags import read_vmodule
 from hansa.sources import News
 from hansa.sources.host import read_host
+from hansa.sources.yaml_text import in_one_line
 
 if TYPE_CHECKING:
     from hansa.dataplanes.windows.apply import WindowsDataplane
@@ -100,7 +101,7 @@ def _read_yaml_mapping(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(Fault("--config", f"{file} cannot be read: {error.strerror}")) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a date that is none
-        raise ConfigError(Fault("--config", f"{file} is not YAML: {error}")) from error
+        raise ConfigError(Fault("--config", f"{file} is not YAML: {in_one_line(error)}")) from error
     if found is None:
         return {}
     if not isinstance(found, dict):

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,6 +97,9 @@ async def _follow(source: Source, config: Any, shown: _Shown, *, watch: bool) ->
         is_complete = is_complete or held.complete
         if not is_complete:
             continue
+        if shown.node and not before and held.nodes and shown.node not in held.nodes:
+            known = ", ".join(sorted(held.nodes)[:8]) + (", ..." if len(held.nodes) > 8 else "")
+            raise ConfigError(Fault("--node", f"no Node is called {shown.node!r}", f"the source has {known}"))
         if shown.output == "kpng" or shown.write is not None or not before:
             _put(held.text(shown), shown.write)
         else:
@@ -136,6 +139,11 @@ class _Held:
         from hansa.api.objects import Kind
 
         return self._kinds == set(Kind)
+
+    @property
+    def nodes(self) -> Collection[str]:
+        """Names of the Nodes that the source has told of; none if a brain tells what a node needs."""
+        return () if self._views else self._cluster.nodes
 
     def documents(self, node: str) -> dict[str, Any]:
         """By namespace/name: the Service with its endpoints, or its view, as plain data; Nodes under `node/NAME`."""

@@ -6,6 +6,7 @@ Evidence: operations.md sections 3 and 5; the order and the words of the problem
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,16 +44,21 @@ _EMPTY_IS_UNSET = frozenset({"bindAddress", "clientConnection.contentType", "log
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a document says. lenient: why strict decoding failed, () if it did not; what could be read counts."""
+    """What a document says. lenient: why strict decoding failed, () if it did not; what could be read counts.
+
+    unknown: keys that nobody knows, by path; each is in `lenient`, too.
+    """
 
     values: Values
     lenient: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class _Reading:
     values: dict[str, object] = field(default_factory=dict)
     lenient: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -75,7 +81,18 @@ def decode(document: object, *, doubled: Iterable[str] = ()) -> Decoded:
     _read_section(found, "", reading)
     if reading.faults:
         raise DecodeError(*reading.faults)
-    return Decoded(reading.values, tuple(reading.lenient))
+    return Decoded(reading.values, tuple(reading.lenient), tuple(reading.unknown))
+
+
+def likely_key(unknown: str) -> str | None:
+    """The key that was probably meant; None if nothing looks like it.
+
+    >>> likely_key("nftables.syncPerid"), likely_key("bogus")
+    ('nftables.syncPeriod', None)
+    """
+    by_lower = {path.lower(): path for path in (*BY_PATH, *SECTIONS)}
+    near = difflib.get_close_matches(unknown.lower(), by_lower, n=1, cutoff=0.75)
+    return by_lower[near[0]] if near else None
 
 
 def is_own(document: object) -> bool:
@@ -146,6 +163,7 @@ def _read_section(section: Mapping[Any, object], prefix: str, reading: _Reading)
                 _read_key(path, value, reading)
         elif path not in SECTIONS:
             reading.lenient.append(f'unknown field "{path}"')
+            reading.unknown.append(path)
         elif isinstance(value, Mapping):
             _read_section(value, f"{path}.", reading)
         elif value is not None:

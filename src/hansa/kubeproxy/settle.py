@@ -34,6 +34,7 @@ from hansa.kubeproxy.configuration import (
     Problem,
     Values,
     encode,
+    likely_key,
     masquerade_section,
     nested,
     read_typed,
@@ -304,6 +305,10 @@ def _remarks_on_file(parsed: Parsed, file: Decoded) -> Iterator[Remark]:
     if file.lenient:
         text = f"Using lenient decoding as strict decoding failed: {'; '.join(file.lenient)}"
         yield Remark(Level.INFO, text)
+    if file.unknown:
+        meant = ((path, likely_key(path)) for path in file.unknown)
+        shown = (f"{path} (did you mean {near}?)" if near else path for path, near in meant)
+        yield Remark(Level.WARNING, f"keys that nobody knows have no effect: {', '.join(shown)}")
     ignored = [f"--{flag.name}" for flag in _ignored_flags(parsed)]
     if ignored:
         text = (

@@ -15,7 +15,10 @@ from hansa.net import Address, Protocol, parse_address
 
 FORM = "SOURCE -> TARGET, like 'pod/default/client -> svc/kube-system/kube-dns:53/udp'"
 SOURCES = "pod/NAMESPACE/NAME, node/NAME, outside, or an address"
-TARGETS = "svc/NAMESPACE/NAME:PORT, vip/..., pod/NAMESPACE/NAME:PORT, node/NAME:PORT, outside:PORT or ADDRESS:PORT"
+TARGETS = (
+    "svc/NAMESPACE/NAME:PORT, vip/NAMESPACE/NAME:PORT, pod/NAMESPACE/NAME:PORT, node/NAME:PORT, outside:PORT or "
+    "ADDRESS:PORT"
+)
 _LINE = re.compile(r"(?P<source>\S+)\s*->\s*(?P<target>\S+)(?:\s+via\s+(?:node/)?(?P<via>\S+))?")
 _TARGET = re.compile(
     r"(?P<what>(?:svc|vip|pod)/[^/:]+/[^/:]+|node/[^/:]+|outside|\[[0-9a-fA-F:.]+\]|[0-9.]+)"
@@ -140,9 +143,10 @@ def _service_target(
         raise _fault(f"{namespace}/{name} has no {'ClusterIP' if kind == 'svc' else 'load balancer address'}", "")
     found = [one for one in service.ports if _is_meant(one, port, protocol)]
     if len(found) != 1:
-        known = ", ".join(f"{one.name or one.port}/{one.protocol}" for one in service.ports)
-        text = f"{what}:{port}" if port else what
-        raise _fault(f"{text} names {len(found)} ports of {namespace}/{name}", f"it has {known}")
+        known = ", ".join(f"{one.port}/{one.protocol}{one.name and f' ({one.name})'}" for one in service.ports)
+        asked = f"{port or ''}{f'/{protocol}' if protocol else ''}"
+        text = f"no port {asked}" if asked and not found else f"{len(found)} ports that {asked or 'this'} may mean"
+        raise _fault(f"{namespace}/{name} has {text}", f"give one of {known}")
     return addresses[0], found[0].port, found[0].protocol
 
 

@@ -31,6 +31,7 @@ from hansa.lab.cni import Cni, PodNetwork
 from hansa.lab.model import FAULT_FORMS, FaultKind, Lab, LabFault, LabNode, LabPod, System
 from hansa.net import Address, IPFamily, Prefix, family_of, parse_address, parse_prefix
 from hansa.sources.manifests import read_manifest
+from hansa.sources.yaml_text import in_one_line
 
 FIRST_POD = 10  # offset in a node's pod subnet: before it are gateway, source VIP and root endpoint
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is not everywhere
@@ -78,7 +79,7 @@ def read_lab(text: str, *, name: str, extra_faults: Iterable[str] = ()) -> Lab:
     try:
         documents = [each for each in yaml.load_all(text, Loader=_LOADER) if isinstance(each, dict)]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, or too many digits
-        raise ConfigError(Fault(name, f"is not YAML: {error}")) from error
+        raise ConfigError(Fault(name, f"is not YAML: {in_one_line(error)}")) from error
     forms = [each for each in documents if each.get("kind") == "Lab"]
     if len(forms) != 1:
         raise ConfigError(Fault(name, f"has {len(forms)} documents of kind Lab", "give it exactly one"))

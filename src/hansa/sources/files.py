@@ -114,9 +114,13 @@ class FileSource:
                 before, seen = seen, await asyncio.to_thread(_signatures, self._path)
             except SourceError as error:
                 self._status = f"retrying every {self._poll_interval_s:g} s: {error}"
+                if not self._is_away:
+                    _log.warning("cannot be read, asked again until it can", source=self._path, err=error)
                 self._is_away = True
                 await asyncio.sleep(self._poll_interval_s)
                 continue
+            if self._is_away:
+                _log.info("can be read", source=self._path)
             self._is_away = False
             news = unread(seen, read, before if is_synced else seen)
             if news or not is_synced:
@@ -147,7 +151,7 @@ class FileSource:
     def _report(self, merged: Merged, file_count: int) -> None:
         for fault in merged.faults:
             if fault not in self._faults:
-                _log.warning("cannot be read, what it said before stays in force", object=fault)
+                _log.warning("cannot be used, what it said before stays in force", place=fault.field, err=fault.text)
         self._faults, self._ignored = merged.faults, merged.ignored
         status = f"{len(merged.objects)} objects from {file_count} file{'s' if file_count != 1 else ''}"
         if merged.faults:

@@ -99,6 +99,15 @@ def load(document: Document, doubled: list[str] | None = None) -> object:
     return value
 
 
+def in_one_line(error: Exception) -> str:
+    """What PyYAML, or what Python makes of its values, says in several lines with a picture of the place."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    text = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {text}" if mark is not None else text
+
+
 class _Loader(_Base):  # type: ignore[misc]  # chosen at import
     """Plain values only; see the module for what differs from PyYAML's."""
 

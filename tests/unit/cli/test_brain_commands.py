@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,22 @@ def test_what_cannot_be_is_said(hansa, arguments: tuple[str, ...], text: str) ->
     code, out, err = hansa(*arguments)
     assert (code, out) == (2, ""), err
     assert text in err
+
+
+def test_a_node_that_the_source_does_not_know(hansa, cluster: str) -> None:
+    code, out, err = hansa("state", "--source", cluster, "--node", "win-9")
+    assert (code, out) == (2, "")
+    assert "--node: no Node is called 'win-9' (the source has linux-1, win-1, win-2)" in err
+
+
+def test_a_brain_whose_metrics_port_is_taken(hansa, cluster: str, tmp_path: Path) -> None:
+    arguments = ("brain", "--source", cluster, "--listen", f"unix:{tmp_path}/brain.sock", "--metrics-bind-address")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = hansa(*arguments, f"127.0.0.1:{port}")
+    assert code == 2
+    assert f"--metrics-bind-address: 127.0.0.1:{port} cannot be opened: Address already in use" in err
+    assert not (tmp_path / "brain.sock").exists(), "nobody would answer there"
 
 
 def test_nobody_is_there(hansa, monkeypatch: pytest.MonkeyPatch) -> None:

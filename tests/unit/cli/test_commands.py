@@ -96,6 +96,9 @@ def test_a_node_name_that_no_node_has_is_refused(hansa, cluster: str) -> None:
     assert "no Node is called 'win-9' (the input has linux-1, win-1, win-2)" in err
 
 
+LAB = str(Path(__file__).parents[3] / "examples/labs/overlay.yaml")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -119,11 +122,40 @@ def test_a_node_name_that_no_node_has_is_refused(hansa, cluster: str) -> None:
         (("hns", "ls", "--hns", "emulator"), 2, "holds nothing that could be listed"),
         (("hns", "ls", "pods", "--hns", "remote:127.0.0.1:1"), 2, "'pods' is no kind"),
         (("demo", "--network", "token-ring"), 2, "give one of l2bridge, overlay"),
+        (("hns", "serve", "--listen", "127.0.0.1"), 2, "write 127.0.0.1:PORT or unix:PATH"),
+        (("hns", "serve", "--listen", "unix:/no/such/folder/hns"), 2, "hns cannot be opened: No such file"),
+        (("lab", "run", "/no/such/lab"), 2, "cannot be read: No such file or directory (give a lab in YAML"),
+        (("lab", "run", LAB, "--save", "/no/such/folder/lab"), 2, "lab cannot be written: No such file"),
+        (("lab", "run", "CLUSTER"), 2, "has 0 documents of kind Lab"),
+        (("trace", LAB, "outside -> vip/198.51.100.40:80"), 2, "vip/NAMESPACE/NAME:PORT"),
+        (
+            ("trace", LAB, "outside -> svc/kube-system/kube-dns:54/udp"),
+            2,
+            "kube-system/kube-dns has no port 54/udp (give one of 53/udp (dns), 53/tcp (dns-tcp))",
+        ),
+        (
+            ("trace", LAB, "outside -> svc/kube-system/kube-dns:53"),
+            2,
+            "kube-system/kube-dns has 2 ports that 53 may mean (give one of 53/udp (dns), 53/tcp (dns-tcp))",
+        ),
     ],
 )
 def test_errors_say_who_must_act(hansa, cluster: str, arguments: tuple[str, ...], code: int, says: str) -> None:
     got, _, err = hansa(*(cluster if each == "CLUSTER" else each for each in arguments))
     assert (got, says in err) == (code, True), err
+
+
+def test_a_file_that_is_not_yaml_is_named_with_the_place_in_one_line(hansa, cluster: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\n b\n", encoding="utf-8")
+    for arguments in (
+        ("render", "--source", cluster, "--node-name", "win-1", "--config", str(broken)),
+        ("lab", "run", str(broken)),
+    ):
+        code, _, err = hansa(*arguments)
+        (line,) = err.splitlines()
+        assert code == 2
+        assert re.search(r"broken.yaml:? is not YAML: line 3, column 1: while parsing a flow sequence, ", line)
 
 
 def test_settings_from_a_file_and_from_the_command_line(hansa, cluster: str, tmp_path: Path) -> None:

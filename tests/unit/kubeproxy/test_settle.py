@@ -415,8 +415,11 @@ def test_what_has_no_effect_is_said_once_with_its_reason() -> None:
 
 
 def test_lenient_decoding_is_said() -> None:
-    found = remarks(documents=file(mode="nftables", bogus=1))
-    assert found == ['Using lenient decoding as strict decoding failed: unknown field "bogus"']
+    found = remarks(documents=file(mode="nftables", bogus=1, bindAdress="10.0.0.1"))
+    assert found == [
+        'Using lenient decoding as strict decoding failed: unknown field "bogus"; unknown field "bindAdress"',
+        "keys that nobody knows have no effect: bogus, bindAdress (did you mean bindAddress?)",
+    ]
 
 
 def test_gates() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import selectors
 import socket
 import stat
@@ -55,9 +56,14 @@ def serve(
 
     lock: held during each call, for callers who use `api` themselves at the same time; None makes one.
     machine: addresses of the machine that HNS runs on, with MACs, for clients who ask; None = they are not told.
-    Raises ConfigError for an address that cannot be used, OSError if the system refuses it.
+    Raises ConfigError for an address that cannot be used, or that the system refuses.
     """
-    return Server(api, _listen(parse_server_address(address)), lock or threading.Lock(), machine)
+    try:
+        listener = _listen(parse_server_address(address))
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(Fault("address", f"{address} cannot be opened: {why}")) from None
+    return Server(api, listener, lock or threading.Lock(), machine)
 
 
 class Server:

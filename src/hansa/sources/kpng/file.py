@@ -20,6 +20,7 @@ from hansa.api.objects import ApiObject, EndpointSlice, Node, Service
 from hansa.errors import MalformedObject, SourceError
 from hansa.sources.kpng import cluster, shared
 from hansa.sources.kpng.wire import globalv1, localv1
+from hansa.sources.yaml_text import in_one_line
 
 OWN_FIELDS_FROM = 100
 """Fields that KPNG does not have, nor its files."""
@@ -38,7 +39,7 @@ def read_state(text: str, *, name: str) -> tuple[ApiObject, ...]:
     try:
         data = yaml.safe_load(text) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, or too many digits
-        raise SourceError(f"{name}: is not YAML: {error}") from None
+        raise SourceError(f"{name}: is not YAML: {in_one_line(error)}") from None
     _check_keys(data, {"nodes", "services"}, name)
     found: list[ApiObject] = []
     try:

@@ -39,6 +39,7 @@ from hansa.rules.model import Forward, FrontendKind
 
 CLUSTERS = 40  # examples; each sends some 250 packets or more
 PACKETS = 5000  # at least, in one run
+ROUNDS = 5  # at most: one is enough, unless the clusters that are drawn happen to be small (one run of a hundred)
 OUTSIDE = parse_address("203.0.113.9")
 OUTSIDE_V6 = parse_address("2001:db8:9::9")
 BUILDS = (WS2022, WS2022, WIN11, WS2025, WS2019)
@@ -230,7 +231,10 @@ def check_packets(lab: Lab, seed: int) -> None:
 
 def test_packets_go_where_the_rules_want_them() -> None:
     seen.clear()
-    check_packets()
+    for _ in range(ROUNDS):
+        check_packets()
+        if seen["packets"] >= PACKETS and seen["Forward"] > PACKETS // 10:
+            break
     assert seen["packets"] >= PACKETS, seen
     assert seen["Forward"] > PACKETS // 10, seen
     assert seen["lost"] > PACKETS // 100, seen

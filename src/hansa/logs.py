@@ -252,6 +252,8 @@ class _Sink:
             self.flush()
 
     def flush(self) -> None:
+        if self.stream.closed:  # by whoever it belongs to; lines that still wait have no place any more
+            return
         if self._waiting:
             text = "".join(self._waiting)
             self._waiting.clear()

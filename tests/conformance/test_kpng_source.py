@@ -236,7 +236,8 @@ async def test_d15_the_brain_hears_what_has_been_applied_and_what_fails() -> Non
             key = next(one for one in host.frontends if str(one).startswith("10.96.0.10"))
             host.refuse.add(key)
             server.cluster.apply([Upsert(endpoint_slice("web-a", [L1]))])
-            await until(lambda: entry().state == "failing")
+            # The first word of the failure may come a moment before the batch has been counted as received.
+            await until(lambda: entry().state == "failing" and entry().report.received_revision == 2)
             report = entry().report
             assert (report.applied_revision, report.received_revision, report.pending_count) == (1, 2, 1)
             assert report.failures == (("frontend 10.96.0.10:80/tcp", "refused"),)

@@ -287,3 +287,4 @@ def test_a_stream_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     with writing() as written:
         written.err.close()
         log.warning("nobody hears it")
+        written.handler.flush()  # as every few seconds, and when logging is configured anew

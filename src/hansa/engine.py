@@ -45,9 +45,9 @@ from hansa.sources.host import read_host
 _log = Logger("hansa.engine")
 _T = TypeVar("_T")
 
-# Long enough for a host call that is under way; operations.md 16 asks for at most 2 s, and on shutdown Windows gives a
-# service 5 s.
-STOP_GRACE_S = 2.0
+# Long enough for a host call that is under way; operations.md 16 asks for at most 2 s until the process is gone, and on
+# shutdown Windows gives a service 5 s.
+STOP_GRACE_S = 1.5
 # The first lists of the largest clusters are in by then; an API server that is away must not leave cycles uncollected.
 COLLECT_AFTER_S = 60.0
 # A source waits its troubles out by itself; if one raises, that is a bug, and starting it again is the best guess.

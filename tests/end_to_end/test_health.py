@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,39 @@ async def test_a_host_that_is_away_for_two_sync_periods_takes_the_node_out(tmp_p
         await serve_node(on, address, source)
         await eventually(session, f"{health}/healthz", 200)
         assert await run.terminate() == 143
+
+
+async def test_sigterm_ends_it_within_two_seconds_with_all_rules_in_place_also_while_the_host_hangs(
+    tmp_path: Path,
+) -> None:
+    address = f"unix:{tmp_path}/node.sock"
+    source = manifests(tmp_path, 0)
+    async with shell(tmp_path) as on, client() as session:
+        serving = await serve_node(on, address, source)
+        run = await on.hansa(
+            *("run", "--source", source, "--node-name", NODE_NAME, "--hns", f"remote:{address}", *ANY_PORTS),
+            *("--set", "winkernel.sourceVip=100.96.2.2", "--set", "fullCheckPeriod=200ms", "--set", "minSyncPeriod=0s"),
+        )
+        at = await ports(run)
+        await eventually(session, f"http://127.0.0.1:{at['healthz']}/readyz", 200)
+        held = await on.output("hns", "ls", "--hns", f"remote:{address}")
+        assert "100.64.0.10" in held
+
+        serving.process.send_signal(signal.SIGSTOP)
+        try:
+            running: list[str | None] = []
+            while len(running) < 2 or running[-1] is None or running[-1] != running[-2]:
+                await asyncio.sleep(0.3)  # longer than a check takes: the same one twice is one that hangs
+                _, text = await get(session, f"http://127.0.0.1:{at['metrics']}/debug/state")
+                running.append(json.loads(text)["runningSince"])
+            started = time.monotonic()
+            assert await run.terminate() == 143
+            took_s = time.monotonic() - started
+        finally:
+            serving.process.send_signal(signal.SIGCONT)
+        assert any("sync abandoned" in line for line in run.log), run.log
+        assert took_s < 2.0
+        assert await on.output("hns", "ls", "--hns", f"remote:{address}") == held
 
 
 async def serve_node(on: Shell, address: str, source: Path) -> Command:

@@ -51,6 +51,7 @@ class RemoteHns:
         self._lock = threading.Lock()
         self._connection: tuple[socket.socket, io.BufferedReader] | None = None
         self._generation = 0
+        self._has_ended = False
 
     def version(self) -> HnsVersion:
         with self._lock:
@@ -100,7 +101,13 @@ class RemoteHns:
             raise HnsError(MACHINE_FUNCTION, E_UNEXPECTED, f"The answer makes no sense: {error}") from None
 
     def disconnect(self) -> None:
-        """End the connection; the server closes what this client left open. The next call connects anew."""
+        """End the connection; the server closes what this client left open. The next call connects anew.
+
+        A call that another thread is waiting for fails at once, however long the server takes.
+        """
+        with contextlib.suppress(OSError):  # it may just have been closed
+            if (found := self._connection) is not None:
+                found[0].shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._drop()
 
@@ -108,6 +115,7 @@ class RemoteHns:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._has_ended = True  # a thread whose call fails now must not connect again for its next one
         self.disconnect()
 
     def _call(self, function: str, *texts: str, handle: Handle | None = None) -> Answer:
@@ -153,6 +161,8 @@ class RemoteHns:
         return answer
 
     def _connected(self, function: str) -> tuple[socket.socket, io.BufferedReader]:
+        if self._has_ended:
+            raise HnsError(function, RPC_SERVER_UNAVAILABLE, f"{self._address}: nobody needs it any more")
         if self._connection is None:
             try:
                 connection = connect(self._address, timeout_s=self._timeout_s)

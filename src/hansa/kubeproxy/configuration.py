@@ -419,6 +419,8 @@ def _mode_problems(mode: str, *, windows: bool, accepted: frozenset[str]) -> Ite
     elif mode not in ("", *LINUX_MODES):
         detail = "must be nftables or blank (blank means nftables); iptables and ipvs need --accept-mode"
         remedy = "leave it out; kernelspace is for Windows, or an emulated one with --hns emulator"
+        if mode == "userspace":  # kube-proxies before 1.26 had it, and hansa has a dataplane of that name
+            remedy = "leave it out, and give --dataplane=userspace"
         yield _invalid("mode", mode, detail, remedy)
     elif mode in (IPTABLES, IPVS) and mode not in accepted:
         detail = f"hansa has no mode {mode}"

@@ -73,7 +73,7 @@ async def test_a_folder_is_followed_and_a_broken_file_costs_one_line_and_no_rule
 
         before = len(run.log)
         line = folder.break_("shop-1.yaml")
-        await run.says("cannot be read")
+        await run.says("cannot be used")
         folder.write("shop-3.yaml", shop(number=3))  # what is not broken goes on
         await follows(run)
         complaints = [one for one in run.log[before:] if "shop-1.yaml" in one]

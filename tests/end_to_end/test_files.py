@@ -84,4 +84,4 @@ async def test_a_folder_is_followed_and_a_broken_file_costs_one_line_and_no_rule
         folder.write("shop-1.yaml", shop(LOCAL_POD))  # mended
         await follows(run)
         assert await run.terminate() == 143
-        assert len([one for one in run.log if "cannot be read" in one]) == 1
+        assert len([one for one in run.log if "cannot be used" in one]) == 1

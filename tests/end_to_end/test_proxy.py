@@ -5,6 +5,7 @@ Evidence: operations.md 4, 7, 8, 9 and 16.
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from tests.end_to_end.stage import plain, until
 
 from hansa.hns.emulator.server import serve
 from hansa.lab.cni import add_local_pods, spare_source_vips
+from hansa.testing import endpoint, endpoint_slice, manifest, node, port, service, slice_port
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -250,6 +252,28 @@ async def test_what_ends_the_start(tmp_path: Path, arguments: list[str], text: s
         assert await proxy.ended() == 1
         (line,) = [line for line in proxy.log if "hansa.proxy command failed" in line]
         assert text in line
+
+
+async def test_mode_userspace_relays_real_connections(tmp_path: Path) -> None:
+    """Without root: what is listened at is in 127.0.0.0/8, where a service may be for a test."""
+    own = f"127.{random.randint(64, 250)}"
+    objects = (
+        node(NODE_NAME, addresses=["127.0.0.1"]),
+        service("web", cluster_ips=[f"{own}.0.10"], ports=[port("http", 18080)]),
+        endpoint_slice("web-a", [endpoint(f"{own}.9.1", node=NODE_NAME)], ports=[slice_port("http", 18081)]),
+    )
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump_all(manifest(one) for one in objects), encoding="utf-8")
+    with socket.create_server((f"{own}.9.1", 18081)) as pod:
+        pod.settimeout(5)
+        async with shell(tmp_path) as on:
+            arguments = ("--proxy-mode=userspace", f"--source={path}", f"--hostname-override={NODE_NAME}", "-v2", *OFF)
+            proxy = await on.hansa("proxy", *arguments, f"--lock={tmp_path / 'lock'}")
+            await proxy.says("sync number=1 ")
+            with socket.create_connection((f"{own}.0.10", 18080), timeout=5) as client, pod.accept()[0] as found:
+                client.sendall(b"hello")
+                assert found.recv(100) == b"hello"
+            assert await proxy.terminate() == 143
 
 
 async def test_called_kube_proxy_it_is_kube_proxy(tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ class _Proxy:
         windows = planes.WindowsOptions(
             hns, parsed.text("emulated-network") or "overlay", parsed.text("emulated-build") or options.DEFAULT_BUILD
         )
-        name = planes.choose(parsed.text("dataplane") or self._completed.surroundings.plane, hns)
+        name = planes.choose(settle.dataplane(parsed, self._completed), hns)
         connect = partial(load_connection, access.kubeconfig, access.master, os.environ)
         with ExitStack() as stack:
             inputs.hold_lock(stack.enter_context, _lock(parsed), "hansa proxy", always=windows.native)

@@ -29,6 +29,8 @@ OWN_PATHS = frozenset(one.path for one in OWN_SETTINGS if one.flag) | OWN_PROCES
 
 IPTABLES, IPVS, NFTABLES, KERNELSPACE = "iptables", "ipvs", "nftables", "kernelspace"
 LINUX_MODES = (IPTABLES, IPVS, NFTABLES)
+# kube-proxies before 1.26 had a mode of this name; hansa has a dataplane that does the same work, on Linux.
+USERSPACE = "userspace"
 _YAML_1_1_TRUE = frozenset({"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"})
 _YAML_1_1_FALSE = frozenset({"n", "N", "no", "No", "NO", "off", "Off", "OFF"})
 # 0 is read as "not given" there.
@@ -416,11 +418,9 @@ def _mode_problems(mode: str, *, windows: bool, accepted: frozenset[str]) -> Ite
         if mode not in ("", KERNELSPACE):
             detail = "must be kernelspace or blank (blank means the most-available proxy [currently kernelspace])"
             yield _invalid("mode", mode, detail, "leave it out")
-    elif mode not in ("", *LINUX_MODES):
+    elif mode not in ("", *LINUX_MODES, USERSPACE):
         detail = "must be nftables or blank (blank means nftables); iptables and ipvs need --accept-mode"
         remedy = "leave it out; kernelspace is for Windows, or an emulated one with --hns emulator"
-        if mode == "userspace":  # kube-proxies before 1.26 had it, and hansa has a dataplane of that name
-            remedy = "leave it out, and give --dataplane=userspace"
         yield _invalid("mode", mode, detail, remedy)
     elif mode in (IPTABLES, IPVS) and mode not in accepted:
         detail = f"hansa has no mode {mode}"

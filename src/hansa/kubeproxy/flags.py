@@ -289,6 +289,7 @@ FLAGS: tuple[Flag, ...] = (
         planes=LINUX_ONLY,
     ),
     _own("dataplane", _T.STRING, "", "another dataplane than the mode implies, as `hansa run --dataplane` takes it"),
+    _own("strict-config", _T.BOOL, "false", "refuse keys of the file that nobody knows, instead of warning"),
     _own("strict-flags", _T.BOOL, "false", "refuse flags that kube-proxy once had, instead of warning"),
     _own("lock", _T.STRING, "", "lock file against a second instance; default: one per host"),
     _own(
@@ -316,8 +317,8 @@ FLAGS: tuple[Flag, ...] = (
     _gone("stderrthreshold", _T.STRING, _LOGS),
     _gone("add-dir-header", _T.BOOL, "lines name the file alone"),
     _gone("log-backtrace-at", _T.STRING, "errors have their traceback"),
-    _gone("proxy-port-range", _T.STRING, "there is no userspace mode"),
-    _gone("udp-timeout", _T.STRING, "there is no userspace mode"),
+    _gone("proxy-port-range", _T.STRING, "it was for the userspace mode of old releases"),
+    _gone("udp-timeout", _T.STRING, "it was for the userspace mode of old releases"),
     _gone("cleanup-iptables", _T.BOOL, "use --cleanup"),
     _gone("cleanup-ipvs", _T.BOOL, "use --cleanup"),
 )

@@ -26,10 +26,10 @@ from hansa.errors import ConfigError, Fault
 from hansa.kubeproxy import flags, gates, keys
 from hansa.kubeproxy.configuration import (
     IPTABLES,
-    KERNELSPACE,
     NFTABLES,
     OWN_PATHS,
     OWN_PROCESS_KEYS,
+    USERSPACE,
     Decoded,
     Problem,
     Values,
@@ -160,6 +160,8 @@ def complete(parsed: Parsed, documents: Documents, surroundings: Surroundings) -
             values["winkernel.rootHnsEndpointName"] = "cbr0"
     else:
         values = with_defaults({**documents.main.values, **overrides}, windows=surroundings.windows)
+        if documents.main.lenient and parsed.get("strict-config") is True:
+            raise _not_strict(documents.main)
         remarks += _remarks_on_file(parsed, documents.main)
     own = dict(documents.own)
     own |= {one.flag.key: one.value for one in parsed.given if one.flag.origin is Origin.OWN and one.flag.key}
@@ -301,6 +303,13 @@ def _ignored_flags(parsed: Parsed) -> Iterator[Flag]:
             yield flag
 
 
+def _not_strict(file: Decoded) -> StartError:
+    near = ((path, likely_key(path)) for path in file.unknown)
+    remedies = [f"{path}: {f'did you mean {meant}?' if meant else 'remove it'}" for path, meant in near]
+    text = f"failed to decode: strict decoding error: {', '.join(file.lenient)}"
+    return StartError("failed complete", [text], remedies or ["give each key once"])
+
+
 def _remarks_on_file(parsed: Parsed, file: Decoded) -> Iterator[Remark]:
     if file.lenient:
         text = f"Using lenient decoding as strict decoding failed: {'; '.join(file.lenient)}"
@@ -318,7 +327,7 @@ def _remarks_on_file(parsed: Parsed, file: Decoded) -> Iterator[Remark]:
 
 
 def _remarks_on_mode(mode: str, accepted: Sequence[str], *, windows: bool) -> Iterator[Remark]:
-    if windows or mode == NFTABLES:
+    if windows or mode in (NFTABLES, USERSPACE):
         return
     if mode == "":
         yield Remark(
@@ -460,9 +469,9 @@ def api_access(completed: Completed) -> ApiAccess:
     )
 
 
-def proxy_mode(completed: Completed) -> str:
-    """What works: the word that /proxyMode answers."""
-    return KERNELSPACE if completed.surroundings.windows else NFTABLES
+def dataplane(parsed: Parsed, completed: Completed) -> str:
+    """Which dataplane works: as --dataplane names it, else as the mode implies."""
+    return parsed.text("dataplane") or (USERSPACE if completed.mode == USERSPACE else completed.surroundings.plane)
 
 
 # -- a changed file --------------------------------------------------------------------------------------------------
@@ -540,7 +549,6 @@ __all__ = [
     "complete",
     "difference",
     "needs_pod_cidrs",
-    "proxy_mode",
     "warnings_on_node",
     "with_live_fields",
     "wrong_families",

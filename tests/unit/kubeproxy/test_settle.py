@@ -383,8 +383,23 @@ def test_flags_about_logging(words: list[str], wanted: LogConfig) -> None:
 def test_without_a_mode_nftables_works_and_says_so_once() -> None:
     assert len([one for one in remarks() if "no mode is given" in one]) == 1
     assert not any("mode" in one for one in remarks("--proxy-mode=nftables"))
-    assert settle.proxy_mode(completed()) == "nftables"
-    assert settle.proxy_mode(completed(windows=True)) == "kernelspace"
+
+
+@pytest.mark.parametrize(
+    ("words", "windows", "chosen"),
+    [
+        ([], False, "nftables"),
+        ([], True, "windows"),
+        (["--proxy-mode=userspace"], False, "userspace"),
+        (["--proxy-mode=nftables", "--dataplane=exec:cat"], False, "exec:cat"),
+    ],
+)
+def test_the_mode_implies_a_dataplane_and_the_flag_wins(words: list[str], windows: bool, chosen: str) -> None:
+    parsed = parse(words, windows=windows)
+    found = settle.complete(parsed, Documents(), Surroundings("n1", windows))
+    settle.check(found)
+    assert settle.dataplane(parsed, found) == chosen
+    assert not any("userspace" in one.text for one in found.remarks)
 
 
 def test_a_mode_that_hansa_lacks_is_refused_unless_it_may_be_stood_for() -> None:
@@ -420,6 +435,19 @@ def test_lenient_decoding_is_said() -> None:
         'Using lenient decoding as strict decoding failed: unknown field "bogus"; unknown field "bindAdress"',
         "keys that nobody knows have no effect: bogus, bindAdress (did you mean bindAddress?)",
     ]
+
+
+def test_strict_decoding_can_be_asked_for() -> None:
+    """Everything that it finds, with what was probably meant; a file that has nothing of that goes on."""
+    documents = file(mode="nftables", bogus=1, bindAdress="10.0.0.1")
+    found = error("--strict-config", documents=documents)
+    assert str(found) == (
+        'failed complete: failed to decode: strict decoding error: unknown field "bogus", unknown field "bindAdress"'
+    )
+    assert found.remedies == ("bogus: remove it", "bindAdress: did you mean bindAddress?")
+    twice = Documents(decode({"apiVersion": API_VERSION, "kind": KIND}, doubled=['key "mode" already set']))
+    assert error("--strict-config", documents=twice).remedies == ("give each key once",)
+    assert config("--strict-config", documents=file(mode="nftables")) == config(documents=file(mode="nftables"))
 
 
 def test_gates() -> None:

@@ -142,7 +142,7 @@ class ScriptedService:
         while True:
             connection, _ = self._listener.accept()
             self._current = connection
-            with connection:
+            with connection, contextlib.suppress(ConnectionError):  # its other end may hang up before the answer
                 if self._stopping:
                     return
                 for line in self._lines(connection):

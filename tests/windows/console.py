@@ -12,6 +12,7 @@ function `raise`, which is what the console handler of the CRT does, for Ctrl-Br
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 import threading
@@ -52,6 +53,8 @@ def main() -> None:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stdout, stderr=sys.stdout)
     threading.Thread(target=obey, args=(process,), daemon=True).start()
     print(f"ended {process.wait()}", flush=True)
+    # Not by way of the interpreter's end, where the thread may still sit in a read of standard input.
+    os._exit(0)
 
 
 main()

@@ -66,13 +66,17 @@ def ask_api(connection: Connection, config: Config) -> ApiFacts:
     )
 
 
+def _name_of(process: psutil.Process) -> str:
+    """ "" = it has ended, or may not be seen from here."""
+    try:
+        return str(process.name())
+    except (psutil.Error, OSError):
+        return ""
+
+
 def look_at_node(lock: Path | None) -> NodeFacts:
     """Which proxies work on this machine, as far as this process may see others."""
-    named = [
-        process.info["pid"]
-        for process in psutil.process_iter(["pid", "name"])
-        if process.info["name"] in KUBE_PROXY_NAMES
-    ]
+    named = [process.pid for process in psutil.process_iter() if _name_of(process) in KUBE_PROXY_NAMES]
     return NodeFacts(tuple(sorted(named)), holder(lock or default_path()))
 
 

@@ -61,7 +61,10 @@ def serve(
     try:
         listener = _listen(parse_server_address(address))
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
+        # Windows has numbers of its own for sockets, of which only the whole message tells.
+        why = str(error)
+        if error.errno is not None and getattr(error, "winerror", None) is None:
+            why = os.strerror(error.errno)
         raise ConfigError(Fault("address", f"{address} cannot be opened: {why}")) from None
     return Server(api, listener, lock or threading.Lock(), machine)
 

@@ -62,9 +62,7 @@ def serve(
         listener = _listen(parse_server_address(address))
     except OSError as error:
         # Windows has numbers of its own for sockets, of which only the whole message tells.
-        why = str(error)
-        if error.errno is not None and getattr(error, "winerror", None) is None:
-            why = os.strerror(error.errno)
+        why = str(error) if os.name == "nt" or error.errno is None else os.strerror(error.errno)
         raise ConfigError(Fault("address", f"{address} cannot be opened: {why}")) from None
     return Server(api, listener, lock or threading.Lock(), machine)
 

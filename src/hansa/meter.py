@@ -141,15 +141,9 @@ class Meter:
             self._metrics.add(table.HOST_CALLS, refused[verb], verb, "error")
         for verb, seconds in report.call_times:
             self._metrics.observe(table.HOST_CALL_DURATION, seconds, verb)
-        self._metrics.set_all(table.HOST_OBJECTS, dict(_objects(report.objects)))
-        self._metrics.set_all(table.ADOPTED, {(kind,): count for kind, count in report.adopted.items()})
-        self._metrics.set_all(table.BACKING_OFF, {(name,): count for name, count in sorted(report.backing_off.items())})
         for family, run in report.conntrack.items():
             self._metrics.observe(table.CONNTRACK_DURATION, run.duration_s, str(family))
             self._metrics.add(table.CONNTRACK_DELETED, run.deleted, str(family))
-        self._metrics.set_all(table.HOST_STATE, {(one.value,): float(one is report.state) for one in HostState})
-        features = Counter(one.feature for one in report.shortfalls)
-        self._metrics.set_all(table.SHORTFALLS, {(feature,): count for feature, count in sorted(features.items())})
 
     def _first_sync(self, report: SyncReport, state: EngineState) -> None:
         if self._is_started:
@@ -168,6 +162,8 @@ class Meter:
         running = moment.now - state.running_since if state.running_since is not None else 0.0
         self._metrics.set(table.SYNC_RUNNING, running)
         report = state.report
+        if report is not None:
+            self._host_now(report)
         retry_at = report.retry_at if report is not None else None
         self._metrics.set(table.NEXT_RETRY, 0.0 if retry_at is None else max(0.0, retry_at - moment.now))
         self._metrics.set(table.CONFLICTS, len(state.conflicts))
@@ -187,6 +183,14 @@ class Meter:
         self._metrics.raise_to(table.SOURCE_FAILURES, state.counts.source_failures)
         self._metrics.set(table.SOURCES_TROUBLED, state.troubled_sources)
         self._process(process)
+
+    def _host_now(self, report: SyncReport) -> None:
+        self._metrics.set_all(table.HOST_STATE, {(one.value,): float(one is report.state) for one in HostState})
+        self._metrics.set_all(table.HOST_OBJECTS, dict(_objects(report.objects)))
+        self._metrics.set_all(table.ADOPTED, {(kind,): count for kind, count in report.adopted.items()})
+        self._metrics.set_all(table.BACKING_OFF, {(name,): count for name, count in sorted(report.backing_off.items())})
+        features = Counter(one.feature for one in report.shortfalls)
+        self._metrics.set_all(table.SHORTFALLS, {(feature,): count for feature, count in sorted(features.items())})
 
     def _families(self, state: EngineState, moment: Moment) -> None:
         for family, one in state.families.items():

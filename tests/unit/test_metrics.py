@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -457,10 +458,12 @@ def test_what_others_tell() -> None:
 
 
 def recorded(report: SyncReport, engine: Engine, dataplane: str = "windows", **fields: Any) -> str:
-    """The text after one run with this report."""
+    """A scrape after one run with this report."""
     made = Metrics()
     record = SyncRecord(1, RunKind.PARTIAL, 0.0, 0.1, state=report.state, ok=report.ok, **fields)
-    Meter(made, Identity("1", "3", dataplane)).observe(record, report, engine.state)
+    meter, state = Meter(made, Identity("1", "3", dataplane)), replace(engine.state, report=report)
+    meter.observe(record, report, state)
+    meter.refresh(state, Moment(0.1, 0.1), PROCESS)
     return made.text()
 
 

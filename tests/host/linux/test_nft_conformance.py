@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -279,3 +280,17 @@ def test_sets_may_be_counted_instead_of_listed(host: RulesetHost) -> None:
     sizes = {name: len(elements) for name, elements in table.elements.items()}
     assert found.counts in ({name: sizes[name] for name in ("slots", "hairpins") if sizes[name] > 1}, {})
     assert found.elements == {name: held for name, held in table.elements.items() if name not in found.counts}
+    assert found.sizes == sizes
+
+
+@pytest.mark.host
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "can run")
+def test_what_packets_have_written_is_not_counted() -> None:
+    """A check of sizes holds them against the rules, which say nothing of the clients that are remembered."""
+    table = table_of("t125")
+    with namespace("conformance") as space, closing(space.call(KernelRuleset)) as kernel:
+        kernel.commit(planning.creation(table))
+        space.nft("add element ip hansa affinity { 1:0 . 10.1.1.9 timeout 100s : 1:1 }")
+        found = kernel.read(V4, counted=[spec.name for spec in SETS])
+    assert found is not None
+    assert found.sizes == {name: len(elements) for name, elements in table.elements.items()}

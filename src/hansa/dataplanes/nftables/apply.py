@@ -144,7 +144,7 @@ class KernelRuleset:
             if table == TABLE:
                 found.sets[name] = shape
                 count = nf.read_set_count(reply.payload)
-                if name in counted and count is not None and count > above:
+                if name in counted and not _SPECS[name].dynamic and count is not None and count > above:
                     found.counts[name] = count
         # The kernel lists the chains of all tables of the family; only names are looked at.
         for reply in self._socket.dump(nf.message_type(nf.GET_CHAIN), nf.nfgenmsg(number)):
@@ -401,8 +401,8 @@ class NftablesDataplane:
         """See `Describing`: for each family what the kernel's table holds now, by set; the rest tells `nft list`."""
         found: list[Mapping[str, object]] = []
         for family, one in self._families.items():
-            read = self._host.read(family)
-            held = {} if read is None else {name: len(elements) for name, elements in sorted(read.elements.items())}
+            read = self._host.read(family, counted=_SPECS.keys())
+            held = {} if read is None else dict(sorted(read.sizes.items()))
             there = read is not None
             found.append(
                 {"family": str(family), "frontends": len(one.desired.rules), "trusted": one.trusted, "there": there}
@@ -468,10 +468,9 @@ class NftablesDataplane:
         if read is None:
             yield False
             return
-        counts = {name: len(elements) for name, elements in read.elements.items()} | read.counts
         observed = wire.judge(read, frame)
         yield (
-            {name: count for name, count in counts.items() if count} == desired.sizes
+            {name: count for name, count in read.sizes.items() if count} == desired.sizes
             and set(observed.sets) == set(_SPECS)
             and all(observed.sets.values())
             and observed.chains.keys() == frame.chains.keys()

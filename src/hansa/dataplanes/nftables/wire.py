@@ -467,6 +467,11 @@ class Found:
     elements: dict[str, dict[bytes, Value]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many elements each set has, whether they were listed or counted."""
+        return {name: len(held) for name, held in self.elements.items()} | self.counts
+
 
 def judge(found: Found, desired: Ruleset) -> Observed:
     """Hold what was found against the desired chains and shapes."""

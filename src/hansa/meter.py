@@ -116,16 +116,22 @@ class Meter:
             self._metrics.observe(table.PHASE_DURATION, record.finished_at - record.built_at, "host")
 
     def _steps(self, report: SyncReport) -> None:
-        done = set()
+        # A first sync has tens of thousands of steps, of a few sorts.
+        sorts = Counter((one.change.verb, one.change.kind, one.outcome) for one in report.results)
+        for (verb, kind, outcome), count in sorts.items():
+            self._metrics.add(table.STEPS, count, verb.value, kind, outcome.value)
         for result in report.results:
-            change = result.change
-            self._metrics.add(table.STEPS, 1, change.verb.value, change.kind, result.outcome.value)
-            if result.outcome is Outcome.DONE:
-                done.add((change.verb, change.kind, change.key))
-                if change.disruptive:
-                    self._metrics.add(table.DISRUPTIVE_STEPS, 1, change.kind)
+            if result.outcome is Outcome.DONE and result.change.disruptive:
+                self._metrics.add(table.DISRUPTIVE_STEPS, 1, result.change.kind)
             elif result.outcome is Outcome.FAILED:
                 self._metrics.add(table.STEP_FAILURES, 1, result.error_class or "other")
+        if report.drift:
+            self._drift(report)
+
+    def _drift(self, report: SyncReport) -> None:
+        done = {
+            (one.change.verb, one.change.kind, one.change.key) for one in report.results if one.outcome is Outcome.DONE
+        }
         for change in report.drift:
             self._metrics.add(table.DRIFT, 1, change.verb.value, change.kind)
             if (change.verb, change.kind, change.key) in done:

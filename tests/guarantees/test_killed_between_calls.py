@@ -141,6 +141,7 @@ def test_where_hns_keeps_marks_no_intent_costs_a_line(tmp_path: Path) -> None:
     node.settle()
     lines = (tmp_path / "journal").read_text(encoding="utf-8").splitlines()
     assert sum(line.startswith(">") for line in lines) == 1
+    assert sum(line.startswith("<") for line in lines) == 1
 
 
 def test_a_damaged_intent_costs_nothing_but_itself(tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ class Executor:
         try:
             made = decode(self._client.create(kind, document, guid=asked, network=network))
         except HnsError as error:
-            self._journal.intents[place, document] = True
+            self._journal.record_doubt(place, document)
             failed = self._failed(error)
             if kind is HnsKind.LOAD_BALANCER and failed.error_class is ErrorClass.EXHAUSTED:
                 self.exhausted += 1
@@ -342,7 +342,9 @@ class Executor:
         if made.guid == ZERO_GUID:
             raise StepFailed(ErrorClass.TRANSIENT, "HNS made it, but does not tell its GUID", look=True)
         self._journal.record_made(made.guid)
-        if not self._journal.intents[place, document]:  # else `claim` has to judge what the first try may have left
+        if not self._journal.intents[
+            place, document
+        ].in_doubt:  # else `claim` has to judge what the first try may have left
             self._journal.record_settled(place, document)
         return made
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hansa.dataplanes.windows.objects import conjured_mac, kube_proxy_mac
 from hansa.hns.api import Guid
@@ -140,20 +140,29 @@ class JournalEntry(enum.Enum):
     SETTLED = "<"  # what came of it is known
 
 
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """lasting: the file has it, for a later process. in_doubt: a create was refused and may have left something behind,
+    whatever comes of the next one with the same document."""
+
+    lasting: bool
+    in_doubt: bool = False
+
+
 @dataclass(slots=True)
 class Journal:
     """What should survive a restart, tolerant of loss. `news` are lines not yet written.
 
     intents: place (a frontend or an address as text) and document in HCN's words of what HNS was asked to make and of
     which it is not known whether it did. A place may have several: a create that failed may have left something behind
-    before the next one asks for something else. Only where HNS may keep no mark: there an object whose maker was
-    killed before it could note the GUID is recognised by its content.
+    before the next one asks for something else. They are written only where HNS may keep no mark: there an object
+    whose maker was killed before it could note the GUID is recognised by its content.
     """
 
     made: set[Guid] = field(default_factory=set)
     taken_over: bool = False
     not_echoed: set[str] = field(default_factory=set)
-    intents: dict[tuple[str, str], bool] = field(default_factory=dict)
+    intents: dict[tuple[str, str], Intent] = field(default_factory=dict)
     news: list[str] = field(default_factory=list)
 
     def record_made(self, guid: Guid) -> None:
@@ -168,13 +177,16 @@ class Journal:
 
     def record_intent(self, place: str, document: str, *, lasting: bool) -> None:
         """lasting: also for a later process; needless where HNS keeps a mark."""
-        self.intents[place, document] = False
+        self.intents[place, document] = Intent(lasting)
         if lasting:
             self.news.append(f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}")
 
+    def record_doubt(self, place: str, document: str) -> None:
+        self.intents[place, document] = replace(self.intents[place, document], in_doubt=True)
+
     def record_settled(self, place: str, document: str) -> None:
-        if (place, document) in self.intents:
-            del self.intents[place, document]
+        intent = self.intents.pop((place, document), None)
+        if intent is not None and intent.lasting:
             self.news.append(f"{JournalEntry.SETTLED.value}{place}{_TAB}{document}")
 
     def record_taken_over(self) -> None:
@@ -192,7 +204,8 @@ class Journal:
         taken_over = [JournalEntry.TAKEN_OVER.value] if self.taken_over else []
         not_echoed = [f"{JournalEntry.NOT_ECHOED.value}{name}" for name in sorted(self.not_echoed)]
         made = [f"{JournalEntry.MADE.value}{guid}" for guid in sorted(self.made)]
-        intents = [f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}" for place, document in sorted(self.intents)]
+        lasting = sorted(key for key, intent in self.intents.items() if intent.lasting)
+        intents = [f"{JournalEntry.INTENDED.value}{place}{_TAB}{document}" for place, document in lasting]
         return taken_over + not_echoed + made + intents
 
 
@@ -212,7 +225,7 @@ def read_journal(lines: Iterable[str]) -> Journal:
         elif mark == JournalEntry.INTENDED.value:
             place, tab, document = content.partition(_TAB)
             if tab and place:
-                journal.intents[place, document] = False
+                journal.intents[place, document] = Intent(lasting=True)
         elif mark == JournalEntry.SETTLED.value:
             place, _, document = content.partition(_TAB)
             journal.intents.pop((place, document), None)

@@ -113,6 +113,7 @@ def test_containers_are_remembered(held: Namespaces) -> None:
         ("HcnQueryNamespaceProperties", (99, ""), 0x80070006),
         ("HcnCreateNamespace", (ZERO_GUID, '{"Type":"Moon"}'), 0x80070057),
         ("HcnCreateNamespace", (ZERO_GUID, "{"), 0x803B001B),  # EV-01
+        ("HcnCreateNamespace", (ZERO_GUID, "[" * 100_000), 0x803B001B),
         ("HcnCreateNamespace", (ZERO_GUID,), 0x80070057),
         ("HcnCreateNamespace", ("no guid", "{}"), 0x80070057),
         ("HcnCreateNamespace", (ZERO_GUID, '{"Type":"HostDefault"}'), 0x803B0029),

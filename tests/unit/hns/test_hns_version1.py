@@ -108,6 +108,10 @@ def test_what_cannot_be_read_does_not_spoil_the_list(node: GuardedNode) -> None:
         ("GET", "/policylists/web", "", 0x80070057),
         ("POST", "/policylists/", "{", 0x80070057),
         ("POST", "/policylists/", "[]", 0x80070057),
+        ("POST", "/policylists/", '{"Policies": [3]}', 0x80070057),
+        ("POST", "/policylists/", "[" * 100_000, 0x80070057),
+        ("POST", "/networks/", '{"Policies": 7}', 0x80070057),
+        ("POST", "/endpoints/", '{"Policies": 7}', 0x80070057),
         ("GET", "", "", 0x80004001),
     ],
 )

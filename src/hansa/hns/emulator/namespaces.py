@@ -18,7 +18,7 @@ from hansa.hns.emulator.refusals import RULES, Refused, system_text
 from hansa.hns.emulator.service import Emulator
 from hansa.hns.emulator.wire import Answer, Request
 from hansa.hns.record import E_INVALIDARG, RPC_SERVER_UNAVAILABLE, S_OK
-from hansa.hns.schema import SCHEMA_VERSION, EndpointState, HnsEndpoint
+from hansa.hns.schema import SCHEMA_VERSION, EndpointState, HnsEndpoint, parse_json
 
 _SPACE = uuid.UUID("8f3c6a8e-7d1b-5c0e-9a54-6e616d657370")  # any fixed one: ids must be the same in every run
 _TYPES = ("Host", "HostDefault", "Guest", "GuestDefault")
@@ -207,8 +207,8 @@ def _known(request: Request, held: dict[Guid, _Namespace], text: str) -> Guid:
 def _fields(request: Request, settings: str) -> dict[str, object]:
     """With folded names."""
     try:
-        document = msgspec.json.decode(settings or "{}")
-    except msgspec.DecodeError:
+        document = parse_json(settings or "{}")
+    except ValueError:
         raise _refusal(request, INVALID_JSON) from None
     if not isinstance(document, dict):
         raise _refusal(request, INVALID_JSON)

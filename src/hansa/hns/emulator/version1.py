@@ -18,6 +18,7 @@ from hansa.hns.emulator.refusals import RULES, system_text
 from hansa.hns.errors import ErrorClass, classify
 from hansa.hns.record import E_INVALIDARG, E_NOTIMPL, write_error_record, write_version_response
 from hansa.hns.schema import (
+    SCHEMA_VERSION,
     EndpointState,
     HnsEndpoint,
     HnsLoadBalancer,
@@ -26,9 +27,9 @@ from hansa.hns.schema import (
     decode_endpoint,
     decode_load_balancer,
     decode_network,
+    parse_json,
 )
 from hansa.hns.schema1 import (
-    CutOff,
     Fields,
     balancer_document,
     endpoint_document,
@@ -87,7 +88,7 @@ def _policy_lists(client: HnsClient, asked: _Asked) -> object:
             client.delete(LB, _guid(rest))
             return None
         case "POST", "":
-            document, _ = balancer_document(_fields(asked))
+            document, _ = _converted(asked, balancer_document)
             return policy_list(decode_load_balancer(client.create(LB, _settings(document), guid=ZERO_GUID)))
         case _:
             raise _unknown(asked)
@@ -104,10 +105,12 @@ def _networks(client: HnsClient, asked: _Asked) -> object:
             client.delete(NETWORK, _guid(rest))
             return None
         case "POST", "":
-            made = client.create(NETWORK, _settings(network_document(_fields(asked))), guid=ZERO_GUID)
+            made = client.create(NETWORK, _settings(_converted(asked, network_document)), guid=ZERO_GUID)
             return network_listing(decode_network(made))
         case "POST", rest:
-            return network_listing(decode_network(client.modify(NETWORK, _guid(rest), _policies(asked))))
+            return network_listing(
+                decode_network(client.modify(NETWORK, _guid(rest), _policies(asked, network_document)))
+            )
         case _:
             raise _unknown(asked)
 
@@ -124,12 +127,12 @@ def _endpoints(client: HnsClient, asked: _Asked) -> object:
             client.delete(ENDPOINT, _guid(guid))
             return None
         case "POST", "", "":
-            fields = _fields(asked)
-            document = endpoint_document(fields)
-            network = _network_of(client, fields)
+            document = _converted(asked, endpoint_document)
+            network = _converted(asked, lambda fields: _network_of(client, fields))
             return _listed(client, decode_endpoint(client.create(ENDPOINT, _settings(document), network=network)))
         case "POST", _, "":
-            return _listed(client, decode_endpoint(client.modify(ENDPOINT, _guid(guid), _policies(asked))))
+            policies = _policies(asked, endpoint_document)
+            return _listed(client, decode_endpoint(client.modify(ENDPOINT, _guid(guid), policies)))
         case "POST", _, "attach" | "detach":
             word = "Add" if verb == "attach" else "Remove"
             request: dict[str, object] = {"ResourceType": "Port", "RequestType": word, "Settings": {}}
@@ -157,10 +160,9 @@ def _network_of(client: HnsClient, fields: Fields) -> Guid:
     return found[0]
 
 
-def _policies(asked: _Asked) -> str:
+def _policies(asked: _Asked, convert: Callable[[Fields], dict[str, object]]) -> str:
     """POST on what exists is an update; of its policies here, since everything else of an object stays (inferred)."""
-    document = network_document(_fields(asked)) if "networks" in asked.path else endpoint_document(_fields(asked))
-    settings = {"Policies": document["Policies"]}
+    settings = {"Policies": _converted(asked, convert)["Policies"]}
     return json.dumps({"ResourceType": "Policy", "RequestType": "Update", "Settings": settings})
 
 
@@ -195,17 +197,18 @@ def _guid(text: str) -> Guid:
         raise HnsError("HNSCall", E_INVALIDARG, f"{text} is no GUID. ") from error
 
 
-def _fields(asked: _Asked) -> Fields:
+def _converted(asked: _Asked, convert: Callable[[Fields], T]) -> T:
+    """What `convert` makes of the body; if that is not JSON, or not what it should be, the caller is told so."""
     try:
-        return Fields(json.loads(asked.body))
-    except (ValueError, CutOff) as error:
+        return convert(Fields(parse_json(asked.body)))
+    except ValueError as error:
         raise HnsError("HNSCall", E_INVALIDARG, f"The document cannot be read: {error} ") from error
 
 
 def _settings(document: Mapping[str, object]) -> str:
     """As HCN takes it; the id is HNS's to choose."""
     told = {name: value for name, value in document.items() if value is not None and name != "ID"}
-    return json.dumps({**told, "SchemaVersion": {"Major": 2, "Minor": 0}})
+    return json.dumps({**told, "SchemaVersion": SCHEMA_VERSION})
 
 
 def _success(output: object) -> str:

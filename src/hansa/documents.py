@@ -168,7 +168,7 @@ def state_head(state: EngineState, moment: Moment, *, node_name: str, mode: str)
 
 
 def sync_document(record: SyncRecord, results: Iterable[Result], moment: Moment) -> dict[str, Any]:
-    """One sync with all its steps, as it was asked for at `moment`."""
+    """One sync with all its steps. moment: taken when it ended, so that its times can be told by the wall clock."""
     return {
         "number": record.number,
         "kind": str(record.kind),

@@ -15,14 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from aiohttp import web
 
 from hansa import logs
 from hansa.api.objects import ServiceKey
-from hansa.dataplanes.base import Outcome, SyncReport
+from hansa.dataplanes.base import Outcome, Result, SyncReport
 from hansa.documents import rule_documents, service_documents, service_keys, state_head, sync_document
 from hansa.engine import Clock, Engine, SyncRecord
 from hansa.events import Bucket
@@ -53,6 +53,14 @@ INDEX = {
 Documents = Callable[[Pipeline, Iterable[ServiceKey]], list[dict[str, Any]]]
 
 
+class _Kept(NamedTuple):
+    """A sync as it was; made into a document only if somebody asks, for one may have tens of thousands of steps."""
+
+    record: SyncRecord
+    results: tuple[Result, ...]
+    moment: Moment
+
+
 class Debug:
     """Answers what is below /debug/ but for what is mended there."""
 
@@ -63,17 +71,17 @@ class Debug:
         self._node_name = node_name
         self._profiling = profiling
         self._bucket = Bucket(BURST, PAUSE_S)
-        self._last_good: dict[str, object] | None = None
-        self._last_failed: dict[str, object] | None = None
+        self._last_good: _Kept | None = None
+        self._last_failed: _Kept | None = None
         self._is_profiled = False
 
     def saw(self, record: SyncRecord, report: SyncReport | None) -> None:
         """Keep what a sync did, if it is worth it."""
         results = report.results if report is not None and not record.error else ()
         if record.ok and any(one.outcome is Outcome.DONE for one in results):
-            self._last_good = sync_document(record, results, self._moment())
+            self._last_good = _Kept(record, results, self._moment())
         elif record.error or record.failed or (record.state is not None and not record.ok and not record.done):
-            self._last_failed = sync_document(record, results, self._moment())
+            self._last_failed = _Kept(record, results, self._moment())
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
@@ -184,8 +192,10 @@ class Debug:
         return plain(f"successfully set klog.logging.verbosity to {text}")
 
 
-def _kept(found: dict[str, object] | None, otherwise: str) -> Answer:
-    return document(found) if found is not None else Answer(404, f"{otherwise}\n")
+def _kept(found: _Kept | None, otherwise: str) -> Answer:
+    if found is None:
+        return Answer(404, f"{otherwise}\n")
+    return document(sync_document(found.record, found.results, found.moment))
 
 
 def sample(seconds: float) -> Counter[str]:

@@ -201,9 +201,9 @@ class Servers:
         never = asyncio.Event()
         while True:
             state = self._engine.state
-            async with self._engine.reading() as pipeline:
-                holding = statements(state, self._config, self._clock.now(), pipeline)
             try:
+                async with self._engine.reading() as pipeline:
+                    holding = statements(state, self._config, self._clock.now(), pipeline)
                 sender.observe(holding)
             except Exception as error:  # noqa: BLE001 - it must not end the Events; the next look tries again
                 _log.exception("events cannot be told", error)

@@ -87,13 +87,7 @@ class DictionaryDataplane:
     def _take_in(self, changes: RuleChanges) -> set[FrontendKey]:
         """Returns the frontends whose rule is another one now, or that were unfinished before."""
         before = dict(self._desired)
-        if changes.complete:
-            self._desired = {}
-        for key, rule in changes.rules.items():
-            if rule is None:
-                self._desired.pop(key, None)
-            else:
-                self._desired[key] = rule
+        changes.apply_to(self._desired)
         touched = before.keys() ^ self._desired.keys()
         touched |= {key for key in before.keys() & self._desired.keys() if before[key] != self._desired[key]}
         self.surroundings = changes.surroundings

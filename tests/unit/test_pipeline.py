@@ -315,6 +315,10 @@ def test_messages_add_up_to_the_whole_and_merging_them_loses_nothing(
         messages.append(taken(running, full=data.draw(st.booleans())))
     whole = taken(running, full=True)
     assert accumulated(messages) == whole.rules
+    known: dict[FrontendKey, Rule] = {}
+    for message in messages:
+        message.apply_to(known)
+    assert known == whole.rules
     assert not running.take_failures()
     split = data.draw(st.integers(0, len(messages) - 1))
     merged = messages[split]

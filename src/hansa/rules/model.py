@@ -7,7 +7,7 @@ again. `decide()` reads the same rules and is the oracle.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -179,3 +179,13 @@ class RuleChanges:
     surroundings: Surroundings
     complete: bool = False
     conflicts: tuple[Conflict, ...] = ()
+
+    def apply_to(self, rules: MutableMapping[FrontendKey, Rule]) -> None:
+        """Bring what was known before this message to what is known with it."""
+        if self.complete:
+            rules.clear()
+        for key, rule in self.rules.items():
+            if rule is None:
+                rules.pop(key, None)
+            else:
+                rules[key] = rule

@@ -57,13 +57,7 @@ class FileDataplane:
 
     def _take_in(self, changes: RuleChanges) -> set[FrontendKey]:
         before = dict(self._desired)
-        if changes.complete:
-            self._desired.clear()
-        for key, rule in changes.rules.items():
-            if rule is None:
-                self._desired.pop(key, None)
-            else:
-                self._desired[key] = rule
+        changes.apply_to(self._desired)
         return {key for key in before.keys() | self._desired.keys() if before.get(key) != self._desired.get(key)}
 
     def _differences(self, held: Held) -> list[tuple[Change, FrontendKey]]:

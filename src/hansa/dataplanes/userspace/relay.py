@@ -225,13 +225,7 @@ class UserspaceDataplane:
         self._relay.close()
 
     def _take_in(self, changes: RuleChanges) -> None:
-        if changes.complete:
-            self._desired.clear()
-        for key, rule in changes.rules.items():
-            if rule is None:
-                self._desired.pop(key, None)
-            else:
-                self._desired[key] = rule
+        changes.apply_to(self._desired)
         self._surroundings = changes.surroundings
 
     def _wanted(self) -> dict[Place, Rule]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import aiohttp
 from tests.engine_stage import FakeClock, ListedSource
 from tests.guarantees.node import GuardedNode, synced
+from tests.replies import Reply, ask
 
 from hansa.api.change import Change, Upsert
 from hansa.api.objects import ApiObject
@@ -129,18 +129,6 @@ async def stage(node: GuardedNode, **settings: Any) -> AsyncIterator[Stage]:
 
 
 @dataclass
-class Reply:
-    """An answer over HTTP."""
-
-    code: int
-    text: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.text)
-
-
-@dataclass
 class Served:
     """The stage with its health and metrics servers, and the Events that were told."""
 
@@ -150,8 +138,7 @@ class Served:
     events: list[Event] = field(default_factory=list)
 
     async def ask(self, url: str, method: str = "GET", **more: Any) -> Reply:
-        async with self.client.request(method, url, **more) as response:
-            return Reply(response.status, await response.text())
+        return await ask(self.client, url, method=method, **more)
 
     async def health(self, path: str = "/healthz") -> Reply:
         assert self.servers.healthz is not None

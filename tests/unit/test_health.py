@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import random
 import re
 import socket
@@ -20,6 +19,7 @@ from aiohttp.test_utils import make_mocked_request
 from tests.api_server import ApiServer
 from tests.dictionary_dataplane import RETRY_S, DictionaryDataplane
 from tests.engine_stage import API, LISTED, START, FakeClock, ListedSource, Stage, in_loop, stage
+from tests.replies import Reply, ask
 
 from hansa.api.change import Upsert
 from hansa.config import BindAddress, NodePortAddresses
@@ -63,17 +63,6 @@ TIMEOUT_S = 60.0  # twice the sync period
 
 
 @dataclass
-class Reply:
-    code: int
-    headers: dict[str, str]
-    text: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.text)
-
-
-@dataclass
 class Health:
     """The engine's stage, its servers, and what they told."""
 
@@ -88,8 +77,7 @@ class Health:
         return await self.ask(f"http://127.0.0.1:{self.servers.healthz.port}{path}", method=method, **more)
 
     async def ask(self, url: str, *, method: str = "GET", **more: Any) -> Reply:
-        async with self.client.request(method, url, **more) as response:
-            return Reply(response.status, dict(response.headers), await response.text())
+        return await ask(self.client, url, method=method, **more)
 
     async def codes(self) -> tuple[int, int]:
         """Of /healthz and /livez."""

@@ -6,7 +6,6 @@ Evidence: operations.md 10.2 and 21 (wishes 1, 13, 21).
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.engine_stage import API, START, Stage, in_loop, stage
+from tests.replies import Reply, ask
 
 from hansa import health_http, logs
 from hansa.api.change import Upsert
@@ -30,17 +30,6 @@ from hansa.testing import L2, config, endpoint_slice
 
 LOOPBACK = BindAddress(parse_address("127.0.0.1"), 0)
 TEXT = "text/plain; charset=utf-8"
-
-
-@dataclass
-class Reply:
-    code: int
-    headers: dict[str, str]
-    text: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.text)
 
 
 @dataclass
@@ -58,8 +47,7 @@ class Port:
         return self.servers.metrics.port
 
     async def get(self, path: str, *, method: str = "GET", **more: Any) -> Reply:
-        async with self.client.request(method, f"http://127.0.0.1:{self.number}{path}", **more) as answer:
-            return Reply(answer.status, dict(answer.headers), await answer.text())
+        return await ask(self.client, f"http://127.0.0.1:{self.number}{path}", method=method, **more)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.command import hansa  # noqa: F401 - a fixture for all tests
 from tests.guarantees.listing import listing
 from tests.scenarios import summary
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.api_server import ApiServer
+from tests.command import Hansa
 from tests.engine_stage import in_loop
 from tests.guarantees.node import (
     BRIDGE_DUAL,
@@ -31,7 +32,6 @@ from tests.guarantees.node import (
 )
 from tests.guarantees.stage import Served, served, stage
 
-from hansa import cli
 from hansa.api.change import Delete
 from hansa.api.objects import ApiObject, Policy
 from hansa.engine import SYNCS_FROM
@@ -57,23 +57,6 @@ from hansa.testing import (
 
 LB, EP = HnsKind.LOAD_BALANCER, HnsKind.ENDPOINT
 CLUSTER_IP = "10.96.0.10:80/tcp"
-Output = tuple[int, str, str]
-
-
-@pytest.fixture
-def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Output]:
-    """The command as people type it: exit code, output, errors."""
-
-    def call(*arguments: object) -> Output:
-        monkeypatch.setattr("sys.argv", ["hansa", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    monkeypatch.delenv("KUBE_NETWORK", raising=False)
-    return call
 
 
 def free_port() -> int:
@@ -254,7 +237,7 @@ async def test_F90_a_running_hansa_tells_of_a_service_what_it_wants_what_there_i
         assert "0x803B000D" in absent["state"]
 
 
-def test_F90_dump_and_difference_work_without_the_node(hansa: Callable[..., Output], tmp_path: Path) -> None:
+def test_F90_dump_and_difference_work_without_the_node(hansa: Hansa, tmp_path: Path) -> None:
     """A saved node: what it holds, what is wrong on it, and what a sync would change, by commands on any machine."""
     on = bridge(WEB, endpoint_slice("web-a", [L1, R1]))
     on.settle()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import yaml
+from tests.command import Hansa
 from tests.engine_stage import in_loop
 from tests.engine_stage import stage as linux_stage
 from tests.guarantees.node import bridge, many
 from tests.guarantees.stage import Served, served
 
-from hansa import cli
 from hansa.api.change import Synced, Upsert
 from hansa.api.objects import ApiObject, Kind
 from hansa.cli import heal
@@ -211,24 +210,8 @@ async def test_a_dataplane_without_such_doubts_says_so() -> None:
 
 # --- the command ---
 
-Output = tuple[int, str, str]
 
-
-@pytest.fixture
-def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Output]:
-    def call(*arguments: object) -> Output:
-        monkeypatch.setattr("sys.argv", ["hansa", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    monkeypatch.delenv("KUBE_NETWORK", raising=False)
-    return call
-
-
-def test_without_a_running_hansa_the_command_says_how_to_do_without(hansa: Callable[..., Output]) -> None:
+def test_without_a_running_hansa_the_command_says_how_to_do_without(hansa: Hansa) -> None:
     code, _, err = hansa("heal", "d/web", "--metrics-bind-address", "127.0.0.1:1")
     assert code == 2
     assert "no hansa answers" in err
@@ -263,9 +246,7 @@ def balancers(file: Path) -> dict[str, str]:
     }
 
 
-def test_alone_the_command_makes_one_port_anew_and_nothing_else(
-    hansa: Callable[..., Output], saved: tuple[Path, Path]
-) -> None:
+def test_alone_the_command_makes_one_port_anew_and_nothing_else(hansa: Hansa, saved: tuple[Path, Path]) -> None:
     manifests, file = saved
     common = ("--source", manifests, "--node-name", "n1", "--hns", f"emulator:{file}")
     code, out, err = hansa("heal", "d/web", *common)
@@ -284,7 +265,7 @@ def test_alone_the_command_makes_one_port_anew_and_nothing_else(
 
 
 def test_alone_it_stays_away_from_a_host_on_which_hansa_runs(
-    hansa: Callable[..., Output], saved: tuple[Path, Path], tmp_path: Path
+    hansa: Hansa, saved: tuple[Path, Path], tmp_path: Path
 ) -> None:
     manifests, file = saved
     common = ("--source", manifests, "--node-name", "n1", "--hns", f"emulator:{file}")

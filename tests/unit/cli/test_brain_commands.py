@@ -17,7 +17,6 @@ from tests.end_to_end.processes import shell
 from tests.end_to_end.stage import QUICK, until
 from tests.end_to_end.stage import plain as plain_access
 
-from hansa import cli
 from hansa.api.change import Synced, Upsert
 from hansa.api.objects import Kind
 from hansa.brain.cluster import Cluster
@@ -28,23 +27,6 @@ from hansa.demo import cluster_manifests
 from hansa.sources.kubernetes.client import KubernetesSource, load_connection
 from hansa.sources.selection import Header, HeaderMetadata, is_selected, selection
 from hansa.testing import L1, R1, WEB, config, endpoint_slice, manifest, node, service
-
-Output = tuple[int, str, str]
-
-
-@pytest.fixture
-def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def call(*arguments: str) -> Output:
-        monkeypatch.setattr("sys.argv", ["hansa", *arguments])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        captured = capsys.readouterr()
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

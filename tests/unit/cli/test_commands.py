@@ -15,22 +15,7 @@ from hansa.demo import cluster_manifests
 from hansa.hns.emulator.server import serve
 from hansa.lab.cni import emulated_node
 
-Output = tuple[int, str, str]
 WINDOWS = ("--dataplane", "windows")
-
-
-@pytest.fixture
-def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def call(*arguments: str) -> Output:
-        monkeypatch.setattr("sys.argv", ["hansa", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    monkeypatch.delenv("KUBE_NETWORK", raising=False)
-    return call
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.command import Hansa
 from tests.unit.dataplanes.windows_node import WindowsNode, local, make_config, make_rule, remote
 
-from hansa import cli
 from hansa.hns.api import HnsKind
 from hansa.hns.emulator import WS2022, Emulator, l2bridge_node, overlay_node
 from hansa.hns.emulator.server import serve
@@ -19,24 +18,8 @@ from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, PortMapping
 from hansa.lock import HostLock
 from hansa.net import parse_address
 
-Output = tuple[int, str, str]
-Hansa = Callable[..., Output]
 RECORDED = Path(__file__).parent.parent.parent / "recorded"
 OLD, NEW = RECORDED / "ws2019-l2bridge", RECORDED / "ws2022-overlay"
-
-
-@pytest.fixture
-def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Hansa:
-    def call(*arguments: str | Path) -> Output:
-        monkeypatch.setattr("sys.argv", ["hansa", *(str(each) for each in arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    monkeypatch.delenv("KUBE_NETWORK", raising=False)
-    return call
 
 
 def of_node(folder: Path, hns: str) -> tuple[str, ...]:

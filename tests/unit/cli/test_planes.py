@@ -10,27 +10,12 @@ from unittest import mock
 
 import pytest
 import yaml
+from tests.command import Hansa
 
-from hansa import cli
 from hansa.cli import planes
 from hansa.demo import cluster_manifests
 from hansa.errors import ConfigError
 from hansa.testing import L1, R1, WEB, endpoint_slice, manifest, node, service
-
-Output = tuple[int, str, str]
-
-
-@pytest.fixture
-def hansa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Output]:
-    def call(*arguments: str) -> Output:
-        monkeypatch.setattr("sys.argv", ["hansa", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -74,9 +59,7 @@ def test_what_cannot_be_is_refused(name: str, hns: str) -> None:
         planes.choose(name, hns)
 
 
-def test_an_emulated_hns_beside_nftables_is_a_fault_of_the_arguments(
-    hansa: Callable[..., Output], cluster: str
-) -> None:
+def test_an_emulated_hns_beside_nftables_is_a_fault_of_the_arguments(hansa: Hansa, cluster: str) -> None:
     common = ("--source", cluster, "--node-name", "n1", "--dataplane", "nftables")
     code, _, err = hansa("plan", *common, "--hns", "emulator")
     assert (code, err) == (
@@ -88,7 +71,7 @@ def test_an_emulated_hns_beside_nftables_is_a_fault_of_the_arguments(
 # -- render ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_text_is_that_of_both_families(hansa: Callable[..., Output], cluster: str) -> None:
+def test_the_text_is_that_of_both_families(hansa: Hansa, cluster: str) -> None:
     code, out, err = hansa("render", "--source", cluster, "--node-name", "n1", "--dataplane", "nftables")
     assert (code, err) == (0, "")
     assert out.startswith("table ip hansa\ndelete table ip hansa\ntable ip hansa {\n")
@@ -98,15 +81,13 @@ def test_the_text_is_that_of_both_families(hansa: Callable[..., Output], cluster
     assert "2:2 : goto pick-2" in out
 
 
-def test_windows_options_do_not_disturb_it(hansa: Callable[..., Output], cluster: str) -> None:
+def test_windows_options_do_not_disturb_it(hansa: Hansa, cluster: str) -> None:
     common = ("render", "--source", cluster, "--node-name", "n1", "--dataplane", "nftables")
     assert hansa(*common) == hansa(*common, "--network", "l2bridge", "--build", "ws2019")
 
 
 @pytest.mark.parametrize(("output", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_objects_as_data(
-    hansa: Callable[..., Output], cluster: str, output: str, load: Callable[[str], dict[str, object]]
-) -> None:
+def test_objects_as_data(hansa: Hansa, cluster: str, output: str, load: Callable[[str], dict[str, object]]) -> None:
     _, out, _ = hansa("render", "--source", cluster, "--node-name", "n1", "--dataplane", "nftables", "-o", output)
     found = load(out)
     assert (found["kind"], found["node"]) == ("NftablesTables", "n1")
@@ -124,7 +105,7 @@ def test_objects_as_data(
     assert chains["refuse"]["rules"] == ["reject"]
 
 
-def test_one_line_per_verdict(hansa: Callable[..., Output], cluster: str) -> None:
+def test_one_line_per_verdict(hansa: Hansa, cluster: str) -> None:
     _, out, _ = hansa("render", "--source", cluster, "--node-name", "n1", "--dataplane", "nftables", "-o", "table")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "d/web:http 10.96.0.10:80/tcp everybody goto pick-2 10.1.1.11:8080" in lines
@@ -132,7 +113,7 @@ def test_one_line_per_verdict(hansa: Callable[..., Output], cluster: str) -> Non
     assert "d/sticky:http 10.96.0.30:80/tcp everybody goto pick-sticky-60s-1 10.1.1.11:8080" in lines
 
 
-def test_askers_are_told_apart_where_the_table_does(hansa: Callable[..., Output], tmp_path: Path) -> None:
+def test_askers_are_told_apart_where_the_table_does(hansa: Hansa, tmp_path: Path) -> None:
     """externalTrafficPolicy Local: pods and this node are sent everywhere, others to what is local."""
     file = tmp_path / "demo.yaml"
     file.write_text(cluster_manifests(), encoding="utf-8")
@@ -145,7 +126,7 @@ def test_askers_are_told_apart_where_the_table_does(hansa: Callable[..., Output]
 # -- trace -----------------------------------------------------------------------------------------------------------
 
 
-def test_trace_prints_both_sides(hansa: Callable[..., Output], cluster: str) -> None:
+def test_trace_prints_both_sides(hansa: Hansa, cluster: str) -> None:
     common = ("trace", "--source", cluster, "--node-name", "n1", "--dataplane", "nftables")
     code, out, err = hansa(*common, "10.1.1.5 -> svc/d/web:http")
     assert (code, err) == (0, "")
@@ -155,9 +136,7 @@ def test_trace_prints_both_sides(hansa: Callable[..., Output], cluster: str) -> 
     assert (data["rules"]["verdict"], data["nftables"]["verdict"]) == ("Reject", "Reject")
 
 
-def test_a_packet_that_cannot_be_understood_and_a_dataplane_without_live_trace(
-    hansa: Callable[..., Output], cluster: str
-) -> None:
+def test_a_packet_that_cannot_be_understood_and_a_dataplane_without_live_trace(hansa: Hansa, cluster: str) -> None:
     common = ("trace", "--source", cluster, "--node-name", "n1")
     code, _, err = hansa(*common, "--dataplane", "nftables", "hello")
     assert (code, "PACKET: 'hello' is no packet" in err) == (2, True)

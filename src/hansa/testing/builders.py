@@ -38,45 +38,6 @@ from hansa.config import Config
 from hansa.net import Address, IPFamily, Prefix, Protocol, family_of, parse_address, parse_prefix
 from hansa.services.model import NodeFacts
 
-__all__ = [
-    "CLUSTER_IP",
-    "CLUSTER_POD_RANGE",
-    "EXTERNAL_IP",
-    "L1",
-    "L2",
-    "NODE",
-    "NODE_ADDRESSES",
-    "NODE_FACTS",
-    "NODE_IP",
-    "NODE_IP_V6",
-    "NODE_NAME",
-    "NODE_PORT",
-    "NODE_SECONDARY_IP",
-    "POD_RANGE",
-    "R1",
-    "R2",
-    "SERVICE_RANGE",
-    "VIP",
-    "WEB",
-    "WEB_KEY",
-    "ZONE",
-    "Client",
-    "config",
-    "endpoint",
-    "endpoint_slice",
-    "manifest",
-    "manifest_endpoint_slice",
-    "manifest_json",
-    "manifest_node",
-    "manifest_service",
-    "manifest_service_cidr",
-    "node",
-    "port",
-    "service",
-    "service_cidr",
-    "slice_port",
-]
-
 NODE_NAME = "n1"
 ZONE = "za"
 NODE_IP = parse_address("192.0.2.1")

@@ -342,9 +342,8 @@ class Executor:
         if made.guid == ZERO_GUID:
             raise StepFailed(ErrorClass.TRANSIENT, "HNS made it, but does not tell its GUID", look=True)
         self._journal.record_made(made.guid)
-        if not self._journal.intents[
-            place, document
-        ].in_doubt:  # else `claim` has to judge what the first try may have left
+        # Else `claim` has to judge what an earlier try may have left.
+        if not self._journal.intents[place, document].in_doubt:
             self._journal.record_settled(place, document)
         return made
 

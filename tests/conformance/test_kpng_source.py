@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from tests.conformance.test_brain import LOOPBACK, SYNCED, Certificates
 from tests.dictionary_dataplane import DictionaryDataplane, DictionaryHost
 from tests.end_to_end.stage import until
+from tests.ports import free_port
 
 from hansa.api.change import Delete, Synced, Upsert
 from hansa.api.objects import ApiObject
@@ -46,13 +46,6 @@ def cluster_of(*objects: ApiObject) -> Cluster:
     cluster = Cluster(config())
     cluster.apply([*map(Upsert, objects), *SYNCED])
     return cluster
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Heard:

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.end_to_end.cluster import NODE_NAME, cluster
 from tests.end_to_end.processes import Command, Shell, shell
 from tests.end_to_end.stage import until
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -32,12 +33,6 @@ pytestmark = [
 
 ANY_PORTS = ("--healthz-bind-address", "127.0.0.1:0", "--metrics-bind-address", "127.0.0.1:0")
 LISTENS = re.compile(r"listening server=(\w+) address=127\.0\.0\.1 port=(\d+)")
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def manifests(folder: Path, number: int) -> Path:

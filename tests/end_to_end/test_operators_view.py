@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable
@@ -27,6 +26,7 @@ from tests.api_server import ApiServer
 from tests.end_to_end.cluster import FAR_POD, LOCAL_POD, NODE_NAME, cluster, decoded, fresh_node, shop
 from tests.end_to_end.processes import HANSA, Command, shell
 from tests.end_to_end.stage import plain, with_token_file
+from tests.ports import free_port
 
 from hansa.hns.api import HnsKind, HnsVerb, HResult
 from hansa.hns.emulator.faults import Fault, Refuse
@@ -70,12 +70,6 @@ def scraped(*texts: str) -> dict[str, Row]:
                 row = Row(family.type, frozenset(sample.labels) - {"le"})
                 assert found.setdefault(name, row) == row, name
     return found
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @dataclass

@@ -20,6 +20,7 @@ from tests.api_server import ApiServer
 from tests.end_to_end.cluster import NODE_NAME, cluster, decoded, fresh_node, held, shop, wanted
 from tests.end_to_end.processes import Command, Shell, holds, shell
 from tests.end_to_end.stage import plain, until
+from tests.ports import free_port
 
 from hansa.hns.emulator.server import serve
 from hansa.lab.cni import add_local_pods, spare_source_vips
@@ -52,13 +53,6 @@ def configuration(folder: Path, server: ApiServer, **values: object) -> Path:
 async def start(on: Shell, config: Path, *more: str) -> Command:
     arguments = (f"--config={config}", f"--hostname-override={NODE_NAME.upper()}", "--hns=emulator", "-v2", *OFF)
     return await on.hansa("proxy", *arguments, *more)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 async def test_a_whole_life_as_kubeadm_starts_it(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.api_server import ApiServer
 from tests.end_to_end.cluster import NODE_NAME, cluster
 from tests.end_to_end.processes import Command, Shell, shell
 from tests.end_to_end.stage import until, with_token_file
+from tests.ports import free_port
 
 from hansa.config import Config
 from hansa.health_debug import INDEX
@@ -33,13 +33,6 @@ PATHS = (
     *("/", "/healthz", "/livez", "/readyz", "/healthz?verbose", "/metrics", "/metrics/slis", "/proxyMode"),
     *("/configz", "/flagz", "/statusz", "/debug/state", "/debug/hansa", *INDEX, "/debug/pprof/cmdline"),
 )
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 async def start(on: Shell, access_kubeconfig: Path, folder: Path, **addresses: str) -> Command:

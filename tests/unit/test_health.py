@@ -19,6 +19,7 @@ from aiohttp.test_utils import make_mocked_request
 from tests.api_server import ApiServer
 from tests.dictionary_dataplane import RETRY_S, DictionaryDataplane
 from tests.engine_stage import API, LISTED, START, FakeClock, ListedSource, Stage, in_loop, stage
+from tests.ports import free_port
 from tests.replies import Reply, ask
 
 from hansa.api.change import Upsert
@@ -111,12 +112,6 @@ async def health(**settings: Any) -> AsyncIterator[Health]:
         aiohttp.ClientSession() as client,
     ):
         yield Health(on, servers, client, events)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def taken(number: int, address: str = "0.0.0.0") -> socket.socket:

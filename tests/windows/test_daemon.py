@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import sys
 import threading
 import urllib.request
@@ -25,6 +24,7 @@ from tests.api_server import ApiServer
 from tests.end_to_end.cluster import NODE_NAME, Manifest, cluster, decoded, fresh_node, held, shop, wanted
 from tests.end_to_end.processes import Shell, shell
 from tests.end_to_end.stage import WriteLog
+from tests.ports import free_port
 
 from hansa.cli import heal
 from hansa.config import BindAddress
@@ -204,11 +204,6 @@ async def node(folder: Path) -> AsyncIterator[Node]:
 
 def on_windows(path: Path) -> str:
     return f"Z:{path}".replace("/", "\\")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def get(url: str) -> int:

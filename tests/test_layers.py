@@ -38,7 +38,6 @@ EDGES = frozenset(
         "brain.server",
         "cli.app",
         "cli.brain",
-        "cli.outside",
         "cli.state",
         "cli.doctor",
         "cli.file_watch",

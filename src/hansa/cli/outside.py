@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import cast
 
-from hansa.cli import options
 from hansa.config import Config
-from hansa.dataplanes.base import Change, Dataplane
-from hansa.dataplanes.exec.lines import is_exec, line, parse_name
+from hansa.dataplanes.base import Dataplane
+from hansa.dataplanes.exec.lines import is_exec, parse_name
 from hansa.errors import ConfigError, Fault
-from hansa.net import Address, IPFamily
-from hansa.rules.model import RuleChanges
-from hansa.sources import Source
-from hansa.sources.host import read_host
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from hansa.cli.planes import Rendering
 
 GROUP = "hansa.dataplanes"
 
@@ -51,64 +39,3 @@ def open_dataplane(name: str, config: Config) -> Dataplane:
     except (ImportError, AttributeError) as error:
         raise ConfigError(Fault("--dataplane", f"{name!r} ({found[0].value}) cannot be loaded: {error}")) from error
     return factory(config)
-
-
-class OutsidePlane:
-    """A node with such a dataplane, as `hansa.cli.planes` sees it."""
-
-    def __init__(self, name: str, config: Config) -> None:
-        self._name = name
-        self.config = config
-
-    @property
-    def host(self) -> options.Host | None:
-        return None
-
-    @property
-    def addresses(self) -> frozenset[Address]:
-        return read_host().addresses
-
-    @property
-    def rendered_addresses(self) -> frozenset[Address]:
-        return frozenset()
-
-    @property
-    def read_addresses(self) -> Callable[[], frozenset[Address]] | None:
-        return None
-
-    @property
-    def families(self) -> frozenset[IPFamily]:
-        """What this machine has of them, the dataplane finds out."""
-        return frozenset(IPFamily)
-
-    def attend(self, objects: Source) -> Source:
-        return objects
-
-    def dataplane(self) -> Dataplane:
-        return open_dataplane(self._name, self.config)
-
-    def plan(self, message: RuleChanges) -> Sequence[Change]:
-        plane = self.dataplane()
-        try:
-            return list(plane.plan(message, now=time.monotonic()))
-        finally:
-            plane.close()
-
-    def render(self, message: RuleChanges) -> Rendering:
-        """The rules, as a program that reads standard input is told them; what becomes of them only the host knows."""
-        from hansa.cli.planes import Rendering
-
-        rules = [rule for rule in message.rules.values() if rule is not None]
-        told: dict[str, Any] = json.loads(line(rules, (), message.surroundings, complete=True))
-
-        def table(console: Console) -> None:
-            for rule in rules:
-                console.print(f"{rule.key}  {rule.owner}", markup=False)
-
-        return Rendering(told, table, None, ())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """The engine closes what it was given, and `plan` its own."""

@@ -5,6 +5,7 @@ A `Plane` is a node as a command sees it: settings with what only the host can a
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -162,7 +163,7 @@ def open_plane(name: str, config: Config, known: Sequence[Node], windows: Window
     if name == NFTABLES:
         return NftablesPlane(config)
     if name != WINDOWS:
-        return outside.OutsidePlane(name, config)
+        return OutsidePlane(name, config)
     host = options.open_host(windows.hns or "native", config, known, network=windows.network, build=windows.build)
     return WindowsPlane(host, options.with_source_vip(config, host), real=windows.native)
 
@@ -221,14 +222,14 @@ class WindowsPlane:
         self._host.close()
 
 
-class NftablesPlane:
-    """The network namespace that this process is in. Nothing is opened before it is asked for."""
+class _PlaneOfThisMachine:
+    """What nodes have in common whose addresses are this machine's and that have no HNS. Nothing is opened ahead."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     @property
-    def host(self) -> None:
+    def host(self) -> options.Host | None:
         return None
 
     @property
@@ -243,14 +244,24 @@ class NftablesPlane:
     def read_addresses(self) -> Callable[[], frozenset[Address]] | None:
         return None
 
+    def attend(self, objects: Source) -> Source:
+        return objects
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The engine closes what it was given, and `plan` its own."""
+
+
+class NftablesPlane(_PlaneOfThisMachine):
+    """The network namespace that this process is in."""
+
     @property
     def families(self) -> frozenset[IPFamily]:
         from hansa.dataplanes.nftables.host import node_families
 
         return frozenset(node_families())
-
-    def attend(self, objects: Source) -> Source:
-        return objects
 
     def dataplane(self) -> Dataplane:
         from hansa.dataplanes.nftables.host import open_dataplane
@@ -292,11 +303,41 @@ class NftablesPlane:
             tuple(shortfall for _, shortfalls in rendered for shortfall in shortfalls),
         )
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        """The engine closes what it was given, and `plan` its reader."""
+class OutsidePlane(_PlaneOfThisMachine):
+    """A node with a dataplane that is not part of the commands, as `hansa.cli.outside` finds it."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        super().__init__(config)
+        self._name = name
+
+    @property
+    def families(self) -> frozenset[IPFamily]:
+        """What this machine has of them, the dataplane finds out."""
+        return frozenset(IPFamily)
+
+    def dataplane(self) -> Dataplane:
+        return outside.open_dataplane(self._name, self.config)
+
+    def plan(self, message: RuleChanges) -> Sequence[Change]:
+        plane = self.dataplane()
+        try:
+            return list(plane.plan(message, now=time.monotonic()))
+        finally:
+            plane.close()
+
+    def render(self, message: RuleChanges) -> Rendering:
+        """The rules, as a program that reads standard input is told them; what becomes of them only the host knows."""
+        from hansa.dataplanes.exec.lines import line
+
+        rules = [rule for rule in message.rules.values() if rule is not None]
+        told: dict[str, Any] = json.loads(line(rules, (), message.surroundings, complete=True))
+
+        def table(console: Console) -> None:
+            for rule in rules:
+                console.print(f"{rule.key}  {rule.owner}", markup=False)
+
+        return Rendering(told, table, None, ())
 
 
 # -- leaving ---------------------------------------------------------------------------------------------------------

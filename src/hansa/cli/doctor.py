@@ -161,14 +161,13 @@ def _survey_windows(host: Host, config: Config, found: Input) -> Situation:
 
 def _look_at_ports(situation: Situation, host: Host) -> tuple[str, ...]:
     """F45, as a running hansa tells it."""
-    from hansa.dataplanes.windows.node_ports import port_conditions
+    from hansa.dataplanes.windows.node_ports import port_conditions, unread
 
     try:
         taken = host.taken_ports()
     except OSError as error:
-        return (f"the ports that this machine gives away cannot be read: {error.strerror or error}",)
-    wanted = situation.wanted.node_ports
-    return tuple(port_conditions(taken, wanted, [key for key in wanted if situation.observed.at_frontend(key)]))
+        return (unread(error),)
+    return tuple(port_conditions(taken, situation))
 
 
 def _diagnose(situation: Situation, host: Host, config: Config, found: Input) -> tuple[Diagnosis, str]:

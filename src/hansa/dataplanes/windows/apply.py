@@ -25,7 +25,7 @@ from hansa.dataplanes.windows.compare import (
 from hansa.dataplanes.windows.execute import GIVE_UP_AFTER, Executor, StepFailed, is_ours
 from hansa.dataplanes.windows.facts import derive_facts, host_conditions, node_address
 from hansa.dataplanes.windows.journal import JournalFile
-from hansa.dataplanes.windows.node_ports import port_conditions
+from hansa.dataplanes.windows.node_ports import port_conditions, unread
 from hansa.dataplanes.windows.objects import Touched, address_order
 from hansa.dataplanes.windows.observe import HnsDown, Observed, Observer
 from hansa.dataplanes.windows.ownership import Ownership, Standing
@@ -287,7 +287,10 @@ class WindowsDataplane:
         self._idle = {address: self._idle.get(address, now) for address in self._used - self._wanted.locals}
 
     def _check_ports(self, state: HostState, audit: bool) -> None:
-        """F45. After a pass that went through, so that reading never delays a rule; compared at each check since."""
+        """F45. Read after a pass that went through, so that no rule of it waits; compared at each check since.
+
+        What changes while the system is asked, a second in all, is done right after.
+        """
         if state is not HostState.HEALTHY or self._dirty or not (audit or self._taken_ports is None):
             return
         if self._taken_ports is None:
@@ -295,12 +298,10 @@ class WindowsDataplane:
             try:
                 self._taken_ports = self._read_taken_ports()
             except OSError as error:
-                text = f"the ports that this machine gives away cannot be read: {error.strerror or error}"
-                self._port_conditions = (f"{text}; node ports are not compared with them",)
+                self._port_conditions = (unread(error),)
                 return
         if self._taken_ports:
-            held = [key for key in self._wanted.node_ports if self._observed.at_frontend(key)]
-            self._port_conditions = tuple(port_conditions(self._taken_ports, self._wanted.node_ports, held))
+            self._port_conditions = tuple(port_conditions(self._taken_ports, self._situation))
 
     def _take_up_renewals(self) -> None:
         if not self._renewals:

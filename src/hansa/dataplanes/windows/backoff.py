@@ -117,6 +117,3 @@ class Backoff:
             if retry.error
         ]
         return tuple(sorted(found, key=lambda one: one.key))
-
-    def items(self) -> list[tuple[RetryKey, Retry]]:
-        return list(self._retries.items())

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from hansa.dataplanes.windows.compare import Situation
 from hansa.dataplanes.windows.ownership import DEFAULT_NODE_PORTS
 from hansa.hns.port_ranges import PortRange, TakenPorts
-from hansa.rules.model import FrontendKey
 
 # The API server does not tell nodes its range; node ports that lie elsewhere are looked at one by one.
 NODE_PORT_RANGE = PortRange(DEFAULT_NODE_PORTS.start, DEFAULT_NODE_PORTS.stop - 1)
 NAMED = 5
 
 
-def port_conditions(
-    taken: Collection[TakenPorts], node_ports: Collection[FrontendKey], held: Collection[FrontendKey] = ()
-) -> Iterator[str]:
+def unread(error: OSError) -> str:
+    """The sentence about ports of which the system does not tell."""
+    why = error.strerror or error
+    return f"the ports that this machine gives away cannot be read: {why}; node ports are not compared with them"
+
+
+def port_conditions(taken: Collection[TakenPorts], situation: Situation) -> Iterator[str]:
     """Sentences about node ports that may be somebody else's, and what to do.
 
-    held: node ports for which HNS has a load balancer. A range of that one port alone is HNS's own reservation for it.
+    A range of one port alone, for which HNS has a load balancer, is HNS's own reservation for it.
     """
+    node_ports = situation.wanted.node_ports
+    held = [key for key in node_ports if situation.observed.at_frontend(key)]
     silent = [f"{one.family} {one.protocol}" for one in taken if one.dynamic is None]
     if silent:
         yield f"netsh does not tell the dynamic ports ({', '.join(silent)}): node ports are not compared with them"

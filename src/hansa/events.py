@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from hansa.api.objects import Kind, ObjectKey, ServiceKey
+from hansa.bucket import Bucket
 from hansa.config import Config
 from hansa.dataplanes.base import HostState, Outcome, Shortfall, Waiting
 from hansa.engine import EngineState
@@ -286,26 +287,6 @@ class Continue:
 
 
 Write = Create | Continue
-
-
-class Bucket:
-    """Lets `burst` through at once, and one more for every `pause_s`."""
-
-    __slots__ = ("_at", "_burst", "_left", "_pause_s")
-
-    def __init__(self, burst: int, pause_s: float) -> None:
-        self._burst, self._pause_s = float(burst), pause_s
-        self._left = self._burst
-        self._at: float | None = None
-
-    def has_one(self, now: float) -> bool:
-        if self._at is not None:
-            self._left = min(self._burst, self._left + (now - self._at) / self._pause_s)
-        self._at = now
-        return self._left >= 1.0
-
-    def take(self) -> None:
-        self._left -= 1.0
 
 
 @dataclass(slots=True)

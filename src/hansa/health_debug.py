@@ -22,10 +22,10 @@ from aiohttp import web
 
 from hansa import logs
 from hansa.api.objects import ServiceKey
+from hansa.bucket import Bucket
 from hansa.dataplanes.base import Outcome, Result, SyncReport
 from hansa.documents import rule_documents, service_documents, service_keys, state_head, sync_document
 from hansa.engine import Clock, Engine, SyncRecord
-from hansa.events import Bucket
 from hansa.health_answers import NOT_FOUND, Answer, Moment, document, plain
 from hansa.health_http import SERVER, is_local, response
 from hansa.pipeline import Pipeline

@@ -30,6 +30,7 @@ from typing import TextIO
 
 import msgspec
 
+from hansa.bucket import Bucket
 from hansa.config import LogConfig
 
 __all__ = ["Logger", "configure", "set_verbosity", "suppressed_count", "verbosity"]
@@ -186,10 +187,9 @@ def _quoted(text: str) -> str:
 
 @dataclass(slots=True)
 class _Said:
-    """How many more may be said at once, as of `at`; and how many were not."""
+    """What may be said of one key, and how many lines were held back since the last one."""
 
-    left: float
-    at: float
+    bucket: Bucket = field(default_factory=lambda: Bucket(BURST, PAUSE_S))
     held_back: int = 0
 
 
@@ -204,17 +204,15 @@ class Thinner:
         """How many lines of this key were held back before this one; None: this one is held back."""
         said = self._said.get(key)
         if said is None:
-            said = self._said[key] = _Said(BURST, now)
+            said = self._said[key] = _Said()
             if len(self._said) > REMEMBERED:
                 self._said.popitem(last=False)
         self._said.move_to_end(key)
-        said.left = min(BURST, said.left + (now - said.at) / PAUSE_S)
-        said.at = now
-        if said.left < 1:
+        if not said.bucket.has_one(now):
             said.held_back += 1
             self.suppressed += 1
             return None
-        said.left -= 1
+        said.bucket.take()
         held_back, said.held_back = said.held_back, 0
         return held_back
 

@@ -16,6 +16,7 @@ from tests.engine_stage import API, LISTED, START, Stage, in_loop, stage
 from hansa import events
 from hansa.api.change import Change, Malformed, Upsert
 from hansa.api.objects import Kind, ObjectKey, ServiceKey
+from hansa.bucket import Bucket
 from hansa.dataplanes.base import HostState, Shortfall, SyncReport
 from hansa.errors import Fault
 from hansa.events import (
@@ -23,7 +24,6 @@ from hansa.events import (
     OBJECT_PAUSE_S,
     PROCESS_BURST,
     SERIES_GAP_S,
-    Bucket,
     Continue,
     Create,
     Event,

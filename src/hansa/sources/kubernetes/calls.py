@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hansa.bucket import Bucket
+
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
@@ -53,10 +55,7 @@ class RateLimit:
     """Lets `burst` requests go at once and `qps` a second after that, as kube-proxy's client does."""
 
     def __init__(self, qps: float, burst: int) -> None:
-        self._qps = qps
-        self._most = float(max(1, burst))
-        self._left = self._most
-        self._at: float | None = None
+        self._bucket = Bucket(max(1, burst), 1 / qps)
 
     def reserve(self, now: float) -> float:
         """Take a turn; returns how many seconds it is away.
@@ -65,8 +64,4 @@ class RateLimit:
         >>> limit.reserve(0.0), limit.reserve(0.0), limit.reserve(0.0), limit.reserve(10.0)
         (0.0, 0.5, 1.0, 0.0)
         """
-        if self._at is not None:
-            self._left = min(self._most, self._left + (now - self._at) * self._qps)
-        self._at = now
-        self._left -= 1
-        return max(0.0, -self._left / self._qps)
+        return self._bucket.reserve(now)

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.cluster import writes
 from tests.end_to_end.stage import WriteLog
+from tests.host.linux.hansa_node import BOTH, HANSA, START_LIMIT_S, Node, lab_of_two, plain, steady_client, until
 from tests.host.linux.namespaces import Lab, missing
-from tests.host.linux.test_nft_run import BOTH, HANSA, START_LIMIT_S, Node, lab, plain, steady_client, until
 
 from hansa.hns.api import HnsKind, HnsVerb
 from hansa.hns.emulator import l2bridge_node
@@ -30,8 +30,6 @@ from hansa.sources.kpng.client import read_nodes
 from hansa.sources.kpng.target import Target
 from hansa.sources.kpng.wire import nodev1
 from hansa.testing import L1, R1, endpoint, endpoint_slice, node, service, slice_port
-
-__all__ = ["lab"]
 
 WHY_NOT = missing()
 pytestmark = [
@@ -202,6 +200,12 @@ class Cluster:
             process.wait()
         self.wire.close()
         self._hns.__exit__(None, None, None)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with lab_of_two() as found:
+        yield found
 
 
 @pytest.fixture

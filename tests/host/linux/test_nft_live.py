@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.host.linux.hansa_node import HANSA, plain, until
 from tests.host.linux.namespaces import LIMIT_S, PATIENCE_S, Lab, Seen, missing
-from tests.host.linux.test_nft_run import HANSA, plain, until
 
 from hansa.api.change import Change, Synced, Upsert
 from hansa.api.objects import Kind

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import pytest
 from tests.docs.pages import ROOT
+from tests.host.linux.hansa_node import lab_of_two
 from tests.host.linux.namespaces import Lab, missing
 
 from hansa.config import make_config
@@ -20,7 +21,7 @@ from hansa.net import IPFamily, Packet, Protocol, parse_address
 from hansa.pipeline import Pipeline
 from hansa.rules.model import RuleChanges
 from hansa.sources.files import read_once
-from hansa.testing import L1, R1, Client
+from hansa.testing import Client
 
 WHY_NOT = missing()
 pytestmark = [pytest.mark.host, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "can run")]
@@ -31,15 +32,8 @@ WEB = Packet(Client.P, parse_address("10.96.0.10"), Protocol.TCP, 80)
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    found = Lab()
-    try:
-        found.create()
-        for address in (L1.address, R1.address):
-            found.ensure_endpoint(address, 8080, Protocol.TCP)
+    with lab_of_two() as found:
         yield found
-    finally:
-        found.close_connections()
-        found.delete()
 
 
 def desired() -> RuleChanges:

@@ -10,16 +10,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.docs.pages import ROOT
+from tests.host.linux.hansa_node import (
+    BOTH,
+    HANSA,
+    START_LIMIT_S,
+    inside,
+    lab_of_two,
+    met,
+    plain,
+    until,
+    wait_until_ready,
+)
 from tests.host.linux.namespaces import Lab, missing
-from tests.host.linux.test_nft_run import BOTH, CLIENT, HANSA, START_LIMIT_S, WEB, is_ready, plain, until
 
-from hansa.net import Packet, Protocol
 from hansa.testing import L1, R1, endpoint_slice, manifest, node, service
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -36,15 +44,8 @@ pytestmark = [
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    found = Lab()
-    try:
-        found.create()
-        for address in (L1.address, R1.address):
-            found.ensure_endpoint(address, 8080, Protocol.TCP)
+    with lab_of_two() as found:
         yield found
-    finally:
-        found.close_connections()
-        found.delete()
 
 
 def command(kubeconfig: Path) -> list[str]:
@@ -64,41 +65,23 @@ def test_the_readmes_command_serves_a_cluster(lab: Lab, tmp_path: Path) -> None:
         put: Any = lab.node.call(lambda: stack.enter_context(proxies.api_server(items)))
         kubeconfig = proxies.write_kubeconfig(tmp_path, proxies.api_server.url)  # type: ignore[attr-defined]
         # The lock of this machine is not the test's to take.
-        inside = [
-            "nsenter",
-            f"--net=/run/netns/{lab.node.name}",
-            *command(kubeconfig),
-            "--lock",
-            str(tmp_path / "lock"),
-        ]
+        arguments = [*inside(lab), *command(kubeconfig), "--lock", str(tmp_path / "lock")]
         log = tmp_path / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(inside, stderr=output, env=plain())
+            process = subprocess.Popen(arguments, stderr=output, env=plain())
 
         def words() -> str:
             return log.read_text(encoding="utf-8")
 
-        def ready() -> bool:
-            assert process.poll() is None, words()
-            return lab.node.call(is_ready)
-
-        def met(times: int) -> set[str]:
-            found = set()
-            for _ in range(times):
-                seen = lab.send(Packet(ip_address(CLIENT), ip_address(WEB[0]), Protocol.TCP, WEB[1]))
-                lab.close_connections()
-                found.add(f"{seen.endpoint[0]}:{seen.endpoint[1]}" if seen.endpoint else seen.what)
-            return found
-
         try:
-            until(ready, START_LIMIT_S, words)
-            assert met(30) == BOTH
+            wait_until_ready(lab, process, words)
+            assert met(lab, 30) == BOTH
             put(manifest(endpoint_slice("web-a", [L1])))
             # With both still there, one alone would be met this often once in 10^9 times.
-            until(lambda: met(30) == {"10.1.1.11:8080"}, START_LIMIT_S, words)
+            until(lambda: met(lab, 30) == {"10.1.1.11:8080"}, START_LIMIT_S, words)
             os.kill(process.pid, signal.SIGTERM)
             assert process.wait(START_LIMIT_S) == 128 + signal.SIGTERM
-            assert met(10) == {"10.1.1.11:8080"}, "rules stay when hansa ends"
+            assert met(lab, 10) == {"10.1.1.11:8080"}, "rules stay when hansa ends"
         finally:
             if process.poll() is None:
                 process.kill()

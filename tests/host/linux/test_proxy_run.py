@@ -12,12 +12,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.host.linux.hansa_node import (
+    HANSA,
+    START_LIMIT_S,
+    STEADY,
+    Node,
+    inside,
+    lab_of_two,
+    plain,
+    steady_client,
+    until,
+)
 from tests.host.linux.namespaces import LIMIT_S, Lab, missing
-from tests.host.linux.test_nft_run import START_LIMIT_S, STEADY, Node, is_ready, plain, steady_client, until
 
 from hansa.dataplanes.nftables import host
-from hansa.net import Protocol
-from hansa.testing import L1, R1, node
+from hansa.testing import L1, node
 
 WHY_NOT = missing()
 pytestmark = [
@@ -50,14 +59,8 @@ COMMIT
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    found = Lab()
-    try:
-        found.create()
-        for address in (L1.address, R1.address):
-            found.ensure_endpoint(address, 8080, Protocol.TCP)
+    with lab_of_two() as found:
         yield found
-    finally:
-        found.delete()
 
 
 class ProxyNode(Node):
@@ -78,32 +81,18 @@ class ProxyNode(Node):
         return path
 
     def proxy(self, *arguments: str) -> list[str]:
-        inside = ["nsenter", f"--net=/run/netns/{self.lab.node.name}", *super().command()[2:3]]
         lock = self._scratch / "lock"
-        return [*inside, "proxy", "--hostname-override=n1", f"--source={self.folder}", f"--lock={lock}", *arguments]
+        common = ("proxy", "--hostname-override=n1", f"--source={self.folder}", f"--lock={lock}")
+        return [*inside(self.lab), str(HANSA), *common, *arguments]
 
     def start_proxy(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self._scratch / f"log-{len(self._started)}").open("wb") as log:
-            process = subprocess.Popen(
-                self.proxy(f"--config={self.configuration()}", "-v2", *arguments), stderr=log, env=plain()
-            )
-        self._started.append(process)
-
-        def ready() -> bool:
-            assert process.poll() is None, self.log
-            return self.lab.node.call(is_ready)
-
-        until(ready, START_LIMIT_S, lambda: self.log)
-        return process
+        return self.launch(self.proxy(f"--config={self.configuration()}", "-v2", *arguments))
 
     def once(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.proxy(*arguments), capture_output=True, text=True, check=False, env=plain())
 
     def inside(self, *command: str, stdin: str = "") -> str:
-        done = subprocess.run(
-            ["nsenter", f"--net=/run/netns/{self.lab.node.name}", *command],
-            input=stdin, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        done = subprocess.run([*inside(self.lab), *command], input=stdin, capture_output=True, text=True, check=True)
         return done.stdout
 
     def get(self, url: str) -> str:

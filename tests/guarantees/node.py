@@ -46,7 +46,7 @@ from hansa.hns.schema import (
     PortMapping,
     ProviderAddress,
 )
-from hansa.net import Address, parse_address, parse_prefix
+from hansa.net import Address, parse_address
 from hansa.pipeline import Pipeline
 from hansa.rules.model import FrontendKey, Rule, RuleChanges
 from hansa.services.model import ServicePortName
@@ -381,12 +381,6 @@ def many(count: int, *, backends: int = 1, first: int = 0, shift: int = 0) -> It
         addresses = [pod + shift + number * backends + each for each in range(backends)]
         entries = [endpoint(address, node="n2") for address in addresses]
         yield endpoint_slice(f"s{number}-a", entries, service=f"s{number}")
-
-
-def with_prefix(layout: Layout, prefix: str) -> Layout:
-    """The layout with another subnet for this node's pods."""
-    parse_prefix(prefix)
-    return replace(layout, pod_prefixes=(prefix, *layout.pod_prefixes[1:]))
 
 
 def journal(folder: Path) -> str:

@@ -39,7 +39,6 @@ BOTH = pytest.mark.parametrize("build", [WITHOUT_MODIFY, WITH_MODIFY], ids=["rep
 LB = HnsKind.LOAD_BALANCER
 ALL_OF_WEB = ["10.96.0.10:80/tcp", "203.0.113.7:80/tcp", "203.0.113.80:80/tcp", "node:30080/tcp"]
 HTTP = ServicePortName("d", "web", "http", Protocol.TCP)
-EVERYONE = [LOCAL_1, LOCAL_2, REMOTE_1, REMOTE_2]
 
 
 @BOTH

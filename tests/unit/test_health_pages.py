@@ -17,7 +17,6 @@ SHOWN = Shown("kube-proxy", {"v": "2", "bind-address": "0.0.0.0", "cleanup": "fa
 JSON_STATUSZ = "application/json;g=config.k8s.io;v=v1beta1;as=Statusz"
 JSON_FLAGZ = "application/json;g=config.k8s.io;v=v1beta1;as=Flagz"
 STARTED = 1_767_323_045.9  # 2026-01-02 03:04:05
-NOSNIFF = ("X-Content-Type-Options", "nosniff")
 
 
 def status(accept: str, *, up_s: float = 3725.0) -> tuple[int, str, dict[str, str]]:

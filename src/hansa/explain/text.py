@@ -74,25 +74,6 @@ def rendered_table(found: Rendered) -> Table:
     return table
 
 
-def service_data(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    return [
-        {
-            "owners": list(row.owners),
-            "kind": row.kind,
-            "frontend": str(row.frontend),
-            "loadBalancer": row.guid,
-            "flags": list(row.flags),
-            "internalPort": row.internal_port or None,
-            "sourceVip": str(row.source_vip) if row.source_vip else None,
-            "endpoints": [
-                {"address": str(each.address), "id": each.guid, "place": each.place} for each in row.endpoints
-            ],
-            "state": row.state,
-        }
-        for row in rows
-    ]
-
-
 def change_table(changes: Sequence[Change]) -> Table:
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
     for heading in ("STEP", "OBJECT", "KEY", "FOR", "WHY"):

@@ -129,7 +129,6 @@ _METRICS_PORT = (
     "This flag is deprecated and will be removed in a future release. Please use --metrics-bind-address instead."
 )
 _T, _O = Type, Origin
-_IPVS = "hansa has no ipvs mode"
 _LOGS = "hansa logs to standard error"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hansa.dataplanes.base import Shortfall
 from hansa.hns.api import Guid
-from hansa.hns.emulator.vswitch_model import HOST_PORT, Cause, Dropped, Header
+from hansa.hns.emulator.vswitch_model import HOST_PORT, Cause, Dropped
 from hansa.hns.schema import HnsEndpoint, HnsLoadBalancer, LbFlags
 from hansa.lab.world import FromNode, FromOutside, FromPod, Journey, Loss, Lost, Step, World
 from hansa.net import Address
@@ -185,12 +185,6 @@ def balancer_at(world: World, node: str, guid: Guid | None) -> HnsLoadBalancer |
     """The load balancer of that id, if HNS of the node holds it."""
     switch = world.windows.get(node)
     return None if switch is None else next((one for one in switch.load_balancers if one.guid == guid), None)
-
-
-def owner_of(world: World, node: str, header: Header) -> str:
-    """The service port whose frontend a header aims at, "" = none's."""
-    rule = world.rule(node, header) if node in world.rules else None
-    return "" if rule is None else str(rule.owner)
 
 
 def _remote(world: World, node: str, address: Address) -> HnsEndpoint | None:

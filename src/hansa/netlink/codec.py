@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 NLM_F_REQUEST = 0x1
-NLM_F_MULTI = 0x2
 NLM_F_ACK = 0x4
 NLM_F_DUMP_INTR = 0x10  # the kernel's state changed while it answered: the answer is a mixture
 NLM_F_DUMP = 0x300
@@ -32,7 +31,6 @@ ATTRIBUTE_TYPE_MASK = 0x3FFF  # without the "nested" and "network byte order" fl
 MAX_ATTRIBUTE_BYTES = 0xFFFF  # the length field has 16 bits
 
 _BE32 = struct.Struct("!I")
-_BE64 = struct.Struct("!Q")
 _INT = struct.Struct("=i")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
@@ -97,10 +95,6 @@ def nested(kind: int, parts: Iterable[bytes]) -> bytes:
 def be32(kind: int, value: int) -> bytes:
     """A 32-bit attribute in network order; negative numbers as two's complement."""
     return attribute(kind, _BE32.pack(value & 0xFFFFFFFF))
-
-
-def be64(kind: int, value: int) -> bytes:
-    return attribute(kind, _BE64.pack(value))
 
 
 def text(kind: int, value: str) -> bytes:

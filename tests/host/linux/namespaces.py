@@ -27,8 +27,6 @@ from typing import ClassVar, TypeVar
 from hansa.net import Address, Packet, Protocol
 
 CLONE_NEWNET = 0x40000000
-IP_FREEBIND = 15
-IPV6_FREEBIND = 78
 NODE_MAC = "02:00:00:00:00:01"
 GATEWAY = "169.254.1.1"
 # What is not there after this long was dropped; a packet needs well under a millisecond.

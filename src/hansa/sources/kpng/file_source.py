@@ -18,7 +18,6 @@ from hansa.sources.kpng.file import read_state
 
 _logger = logging.getLogger("hansa.sources.kpng")
 
-PREFIX = "kpng-file:"
 POLL_INTERVAL_S = 1.0  # KPNG's
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from tests.guarantees.node import (
     plain,
 )
 from tests.guarantees.stage import Served, served, stage
+from tests.ports import free_port
 
 from hansa.api.change import Delete
 from hansa.api.objects import ApiObject, Policy
@@ -57,11 +56,6 @@ from hansa.testing import (
 
 LB, EP = HnsKind.LOAD_BALANCER, HnsKind.ENDPOINT
 CLUSTER_IP = "10.96.0.10:80/tcp"
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_F87_the_health_check_of_a_vip_reaches_this_host_in_both_families() -> None:

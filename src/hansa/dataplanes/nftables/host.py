@@ -105,7 +105,7 @@ def set_up(config: Config, families: Iterable[IPFamily], root: Path = ROOT) -> l
     """Set in the kernel what the configuration asks for; what the operator should know."""
     wanted = needs.wanted_settings(config.linux, core_count=core_count(root), families=families)
     notes = apply_settings(wanted, root)
-    return notes + needs.forwarding_notes({family: _read(root, needs.FORWARDING[family]) for family in families})
+    return notes + needs.forwarding_notes({family: setting(needs.FORWARDING[family], root) for family in families})
 
 
 def _set_oom_score(config: LinuxConfig, root: Path) -> list[str]:
@@ -123,7 +123,7 @@ def _set_oom_score(config: LinuxConfig, root: Path) -> list[str]:
 
 def node_families(root: Path = ROOT) -> tuple[IPFamily, ...]:
     """IPv6 counts unless the kernel has none, or it is switched off everywhere."""
-    without = not (root / OWN_NET / "if_inet6").exists() or _read(root, "net/ipv6/conf/all/disable_ipv6") == 1
+    without = not (root / OWN_NET / "if_inet6").exists() or setting("net/ipv6/conf/all/disable_ipv6", root) == 1
     return (IPFamily.IPV4,) if without else tuple(IPFamily)
 
 
@@ -363,17 +363,12 @@ def remove_ipvs_device() -> str:
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
-def _read(root: Path, path: str) -> int | None:
+def setting(path: str, root: Path = ROOT) -> int | None:
     """The number in a file below /proc/sys; None if there is none."""
     try:
         return int((root / SYSCTLS / path).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-
-
-def setting(path: str, root: Path = ROOT) -> int | None:
-    """The number in a file below /proc/sys; None if there is none."""
-    return _read(root, path)
 
 
 def core_count(root: Path = ROOT) -> int:
@@ -386,20 +381,20 @@ def apply_settings(wanted: Iterable[Setting], root: Path = ROOT) -> list[str]:
 
     A failure is no reason not to serve: it is told, unless what is there is good enough.
     """
-    return [note for setting in wanted for note in _set(setting, root)]
+    return [note for one in wanted for note in _set(one, root)]
 
 
-def _set(setting: Setting, root: Path) -> list[str]:
-    before = _read(root, setting.path)
-    if before != setting.value:
+def _set(wanted: Setting, root: Path) -> list[str]:
+    before = setting(wanted.path, root)
+    if before != wanted.value:
         try:
-            (root / SYSCTLS / setting.path).write_text(str(setting.value), encoding="ascii")
+            (root / SYSCTLS / wanted.path).write_text(str(wanted.value), encoding="ascii")
         except OSError as error:
-            if setting.path == needs.MAX_ENTRIES and before is not None and before > setting.value:
+            if wanted.path == needs.MAX_ENTRIES and before is not None and before > wanted.value:
                 return []
             stays = "" if before is None else f", stays {before}"
-            return [f"{setting.path} cannot be set to {setting.value}{stays}: {error.strerror}"]
-    return _enlarge_buckets(setting.value, root) if setting.path == needs.MAX_ENTRIES else []
+            return [f"{wanted.path} cannot be set to {wanted.value}{stays}: {error.strerror}"]
+    return _enlarge_buckets(wanted.value, root) if wanted.path == needs.MAX_ENTRIES else []
 
 
 def _enlarge_buckets(entries: int, root: Path) -> list[str]:

@@ -86,7 +86,7 @@ class Debug:
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
         if path.startswith("/debug/pprof"):
-            text = f"profiles of Python are at {', '.join(('/debug/hansa/profile', '/debug/hansa/memory'))}\n"
+            text = "profiles of Python are at /debug/hansa/profile, /debug/hansa/memory\n"
             return response(Answer(501, text) if self._profiling else NOT_FOUND)
         if path == "/debug/flags/v":
             return response(await self._set_verbosity(request) if self._profiling else NOT_FOUND)
@@ -103,9 +103,9 @@ class Debug:
         match request.path.removeprefix("/debug/hansa/"):
             case "/debug/state" | "state":
                 head = state_head(self._engine.state, self._moment(), node_name=self._node_name, mode=self._mode)
-                return await self._stream(request, head, "services", service_documents)
+                return await self._stream(request, head, service_documents)
             case "rules":
-                return await self._stream(request, {"node": self._node_name}, "services", rule_documents)
+                return await self._stream(request, {"node": self._node_name}, rule_documents)
             case "objects":
                 return response(await self._objects())
             case "last-good":
@@ -125,15 +125,18 @@ class Debug:
         return Moment(self._clock.now(), self._clock.wall())
 
     async def _stream(
-        self, request: web.BaseRequest, head: dict[str, object], name: str, documents: Documents
+        self, request: web.BaseRequest, head: dict[str, object], documents: Documents
     ) -> web.StreamResponse:
-        """JSON in pieces: the engine is held up for one piece at a time. `?service=` shows one Service alone."""
+        """`head` and `services`, as JSON in pieces: the engine is held up for one piece at a time.
+
+        `?service=` shows one Service alone.
+        """
         wanted = request.query.get("service", "")
         async with self._engine.reading() as pipeline:
             keys = [key for key in service_keys(pipeline) if wanted in ("", str(key))]
         answer = web.StreamResponse(headers={"Content-Type": "application/json", **SERVER})
         await answer.prepare(request)
-        text = json.dumps(head, indent=1).removesuffix("\n}") + f',\n "{name}": ['
+        text = json.dumps(head, indent=1).removesuffix("\n}") + ',\n "services": ['
         for start in range(0, len(keys), SERVICES_PER_CHUNK):
             await answer.write(text.encode())
             async with self._engine.reading() as pipeline:

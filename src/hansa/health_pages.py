@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from hansa.health_answers import Answer, Moment, plain
+from hansa.health_answers import Answer, Moment, plain, rfc3339
 from hansa.kubeproxy.configuration import KUBERNETES_VERSION
 from hansa.meter import FeatureGate
 
@@ -85,7 +85,7 @@ def statusz(shown: Shown, accept: str, moment: Moment, *, started_at: float, pyt
         return plain(f"\n{shown.program} statusz\n{WARNING}\n\n{lines}")
     body = {
         **_head("Statusz", asked, shown),
-        "startTime": f"{datetime.fromtimestamp(int(started_at), UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "startTime": rfc3339(int(started_at)),
         "uptimeSeconds": up_s,
         "goVersion": f"python{python}",
         "binaryVersion": version,

@@ -42,6 +42,10 @@ class Protocol(enum.Enum):
 
     __hash__ = object.__hash__  # as above
 
+    @property
+    def has_ports(self) -> bool:
+        return self not in (Protocol.ICMP, Protocol.ICMPV6)
+
     def __str__(self) -> str:
         return self.name.lower()
 

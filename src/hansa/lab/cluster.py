@@ -7,7 +7,6 @@ Time is a number that is moved by hand; nothing here reads a clock.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -287,7 +286,6 @@ class Cluster:
             address for pod in lab.pods if pod.node == name and not pod.host_network for address in pod.addresses
         )
         return LinuxHost(
-            name,
             node.addresses,
             node.pod_cidrs,
             lab.pod_cidrs,
@@ -356,11 +354,6 @@ def _served(changes: Iterable[Change]) -> Iterator[tuple[Address, int]]:
             for endpoint in change.object.endpoints:
                 for port in change.object.ports:
                     yield endpoint.address, port.port
-
-
-def count_by_maker(made: Iterable[Made]) -> Counter[tuple[str, str]]:
-    """How many things each maker made on each node."""
-    return Counter((one.node, one.who) for one in made)
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from hansa.hns.emulator.vswitch_model import Choose, Frame, Header, Outer
-from hansa.net import Address, Packet, Prefix, Protocol, family_of
+from hansa.net import Address, Packet, Prefix, family_of
 from hansa.rules.decide import RuleLookup, decide, masqueraded, matching_rule
 from hansa.rules.model import Drop, Forward, NotHandled, Reject, Rule, Surroundings
 
@@ -26,7 +26,6 @@ class LinuxHost:
     peers: for overlay, the node behind each other pod prefix; empty elsewhere, where routing knows.
     """
 
-    name: str
     addresses: tuple[Address, ...]
     pod_prefixes: tuple[Prefix, ...]
     cluster: tuple[Prefix, ...]
@@ -70,10 +69,9 @@ class ToWire(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The rules let it go no further. answered: the client is told."""
+    """The rules let it go no further."""
 
     text: str
-    answered: bool
 
 
 LinuxEnd = ToPod | ToHost | ToWire | Refused
@@ -84,7 +82,6 @@ class LinuxStep(NamedTuple):
     before: Frame
     after: Frame
     rule: Rule | None = None
-    candidates: tuple[Address, ...] = ()
 
 
 class LinuxPassage(NamedTuple):
@@ -98,8 +95,8 @@ def pass_through(host: LinuxHost, frame: Frame, *, flows: Conntrack, choose: Cho
     """A frame from a pod, from the node itself or from the wire: conntrack, then the rules, then routing."""
     steps: list[LinuxStep] = []
 
-    def step(text: str, after: Frame, rule: Rule | None = None, candidates: tuple[Address, ...] = ()) -> Frame:
-        steps.append(LinuxStep(text, frame, after, rule, candidates))
+    def step(text: str, after: Frame, rule: Rule | None = None) -> Frame:
+        steps.append(LinuxStep(text, frame, after, rule))
         return after
 
     if frame.outer is not None:
@@ -119,15 +116,14 @@ def pass_through(host: LinuxHost, frame: Frame, *, flows: Conntrack, choose: Cho
         match verdict:
             case Drop() | Reject():
                 frame = step(f"rules: {type(verdict).__name__.lower()}, {verdict.because.value}", frame, rule)
-                answered = isinstance(verdict, Reject)
-                return LinuxPassage(frame, Refused(verdict.because.value, answered), tuple(steps), flows)
+                return LinuxPassage(frame, Refused(verdict.because.value), tuple(steps), flows)
             case Forward():
                 after = _translated(host, header, verdict, rule, choose)
                 flows = flows.with_entry(header, after)
-                addresses = tuple(each.address for each in verdict.endpoints)
                 source = f", the source becomes {after.source}" if after.source != header.source else ""
-                to = str(after).split(" -> ")[1]
-                frame = step(f"rules: forward to {to}{source}; {verdict.because.value}", Frame(after), rule, addresses)
+                frame = step(
+                    f"rules: forward to {after.target_text}{source}; {verdict.because.value}", Frame(after), rule
+                )
             case NotHandled():
                 after = _leaving(host, header)
                 if after != header:
@@ -173,7 +169,7 @@ def _leaving(host: LinuxHost, header: Header) -> Header:
     """The CNI's masquerading: pods have the node's address outside the cluster."""
     inside = any(header.destination in prefix for prefix in host.cluster)
     from_pod = header.source in host.pods and header.source not in host.addresses
-    if inside or not from_pod or header.protocol in (Protocol.ICMP, Protocol.ICMPV6):
+    if inside or not from_pod or not header.protocol.has_ports:
         return header
     if header.destination in host.addresses:
         return header

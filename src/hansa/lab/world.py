@@ -243,13 +243,9 @@ def _unanswered(ask: Ask, back: Way) -> Lost | None:
     if arrived.place != client_name(ask.client):
         return Lost(arrived.place, Loss.STRAY, arrived.header)
     if arrived.header != ask.header.reversed():
-        text = f"{_from(arrived.header)} instead of {_from(ask.header.reversed())}"
+        text = f"{arrived.header.source_text} instead of {ask.header.reversed().source_text}"
         return Lost(arrived.place, Loss.ASYMMETRIC, arrived.header, text)
     return None
-
-
-def _from(header: Header) -> str:
-    return str(header).split(" -> ")[0]
 
 
 def client_name(client: Client) -> str:
@@ -398,7 +394,7 @@ class _Traveller:
             return Arrived(str(pods[0]) if pods else node, header, pods[0] if pods else None)
         if header.port is None or header.port >= FIRST_PORT:
             return Arrived(node, header)
-        return Lost(node, Loss.NOT_LISTENING, header, str(header).split(" -> ")[1])
+        return Lost(node, Loss.NOT_LISTENING, header, header.target_text)
 
     def _next_node(self, sender: str, frame: Frame, via: str = "") -> str | Arrived | Lost:
         """Where the underlay leads a frame."""

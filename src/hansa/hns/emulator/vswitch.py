@@ -66,14 +66,13 @@ from hansa.hns.schema import (
     RemoteSubnetRoute,
     Vsid,
 )
-from hansa.net import Address, Protocol, parse_address, parse_prefix
+from hansa.net import Address, parse_address, parse_prefix
 
 IN, OUT = Direction.IN, Direction.OUT
 LB_DSR, ACL, SLB_NAT, VNET = "LB_DSR", "VFP ACL", "SLB_NAT_LAYER", "VNET_ENCAP_LAYER"
 LB, SLB_LB, HAIRPIN, MAC_REWRITE, DECAP, SWITCH = "LB", "SLB_LB_LAYER", "SLB_HAIRPIN_LAYER", "MAC rewrite", "VNET", "-"
 SERVICE_NETWORKS = (NetworkType.L2BRIDGE, NetworkType.L2TUNNEL, NetworkType.OVERLAY)
 _ATTACHED = (EndpointState.ATTACHED, EndpointState.ATTACHED_SHARING)
-_ICMP = (Protocol.ICMP, Protocol.ICMPV6)
 MAX_TURNS = 8  # through the switch; the longest way that ends, a hairpin through two translations, takes four
 NAT_PORTS = (49152, 64)  # where a load balancer without a block of its own, and OutBoundNAT, take their ports
 
@@ -212,7 +211,7 @@ class _Walk:
         policy = _outbound_nat(endpoint, header.destination)
         if policy is None:
             return False
-        if header.protocol in _ICMP:
+        if not header.protocol.has_ports:
             self._hop(port, OUT, SLB_NAT, "OutBoundNAT passes ICMP by", "VP-14")
             return False
         source = policy.virtual_ip or self._host_address(header.destination)
@@ -380,7 +379,7 @@ class _Walk:
         undone = self.flows.reply_to(port, LB_DSR, OUT, self._header)
         if undone is not None and undone.before != undone.after:
             restored = undone.before.reversed()
-            text = f"reply: the source becomes {_source(restored)} again"
+            text = f"reply: the source becomes {restored.source_text} again"
             self._translate(port, IN, LB_DSR, restored, text, "VP-02", undone)
         return Delivered(port)
 
@@ -403,7 +402,7 @@ class _Walk:
         if self.flows.reply_to(port, LB_DSR, OUT, header) is None:  # else it is itself a reply
             self._remember(Flow(port, SLB_NAT, IN, header, after, balancer.guid if balancer else None, endpoint.guid))
         if after != header and balancer is not None:
-            text = f"the VIP becomes {_target(after)}"
+            text = f"the VIP becomes {after.target_text}"
             self._translate(port, IN, SLB_NAT, after, text, "VP-06", rule=self._rule("NAT", balancer), by=balancer)
 
     def _into_host(self) -> End:
@@ -418,7 +417,7 @@ class _Walk:
         undone = self.flows.reply_to(HOST_PORT, LB, OUT, header)
         if undone is not None:
             restored = undone.before.reversed()
-            text = f"reply: {_source(header)} becomes {_source(restored)} again, for {_target(restored)}"
+            text = f"reply: {header.source_text} becomes {restored.source_text} again, for {restored.target_text}"
             self._translate(HOST_PORT, IN, LB, restored, text, "VP-03", undone)
             return self._to(None, origin=None)
         known = self._known(HOST_PORT, LB, OUT)
@@ -433,14 +432,14 @@ class _Walk:
         if balancer is not None and any(
             self._address_of(one) in self._switch.host_addresses for one in self._backends(balancer)
         ):
-            return Dropped(Cause.OWN_NODE, _target(header), balancer.guid, "VP-32")
+            return Dropped(Cause.OWN_NODE, header.target_text, balancer.guid, "VP-32")
         if header.destination in self._switch.host_addresses:
             return Delivered(HOST_PORT)
         held = self._unattached(header.destination)
         if held is not None:
             return Dropped(Cause.NO_FLOW, str(header), held.guid)
         self._hop(HOST_PORT, IN, SWITCH, "no load balancer is about it", "VP-23")
-        return Dropped(Cause.NO_LOAD_BALANCER, _target(header), behaviour="VP-23")
+        return Dropped(Cause.NO_LOAD_BALANCER, header.target_text, behaviour="VP-23")
 
     def _is_turned_round(self, balancer: HnsLoadBalancer) -> bool:
         """A HairPin rule is there if an endpoint is on this node; without DSR the load balancer has its own."""
@@ -476,7 +475,7 @@ class _Walk:
             self._remember(self._flow(HOST_PORT, LB, after, balancer, backend))
             rule = self._rule("LB_HOST", balancer)
             self._translate(
-                HOST_PORT, OUT, LB, after, f"to {_target(after)}, source kept", "VP-07", rule=rule, by=balancer
+                HOST_PORT, OUT, LB, after, f"to {after.target_text}, source kept", "VP-07", rule=rule, by=balancer
             )
             return self._to(backend, origin=None)
         source, behaviour = self._source_vip(balancer)
@@ -484,7 +483,7 @@ class _Walk:
             first = self._switch.port_blocks.get(balancer.guid, NAT_PORTS[0])
             after = after._replace(source=source, source_port=_nat_port(header, first))
         self._remember(self._flow(HOST_PORT, LB, after, balancer, backend))
-        text = f"to {_target(after)}, the source becomes {after.source}"
+        text = f"to {after.target_text}, the source becomes {after.source}"
         self._translate(HOST_PORT, OUT, LB, after, text, behaviour, rule=self._rule("LB", balancer), by=balancer)
         return self._to(backend, origin=None)
 
@@ -549,7 +548,7 @@ class _Walk:
     def _pick(self, balancer: HnsLoadBalancer, port: Port, layer: str) -> HnsEndpoint | Dropped:
         candidates = self._backends(balancer)
         if not candidates:
-            return Dropped(Cause.NO_BACKEND, _target(self._header), balancer.guid)
+            return Dropped(Cause.NO_BACKEND, self._header.target_text, balancer.guid)
         mapping = self._mapping(balancer)
         assert mapping is not None, "the load balancer was found by its mapping"
         header = self._header
@@ -582,7 +581,7 @@ class _Walk:
         after = self._header._replace(destination=self._address_of(backend), port=mapping.internal_port)
         self._remember(self._flow(port, layer, after, balancer, backend))
         rule = self._rule("LB_DSR", balancer)
-        text = f"the destination becomes {_target(after)}, the source stays"
+        text = f"the destination becomes {after.target_text}, the source stays"
         self._translate(port, OUT, layer, after, text, behaviour, rule=rule, by=balancer)
 
     def _flow(self, port: Port, layer: str, after: Header, balancer: HnsLoadBalancer, backend: HnsEndpoint) -> Flow:
@@ -747,11 +746,3 @@ def _among(address: Address, texts: Iterable[str]) -> bool:
 def _nat_port(header: Header, first: int) -> int:
     """A port of the block, the same for the same connection."""
     return first + zlib.crc32(str(header).encode()) % NAT_PORTS[1]
-
-
-def _source(header: Header) -> str:
-    return str(header).split(" -> ")[0]
-
-
-def _target(header: Header) -> str:
-    return str(header).split(" -> ")[1]

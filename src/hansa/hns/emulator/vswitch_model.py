@@ -30,8 +30,16 @@ class Header(NamedTuple):
         """The header of a reply."""
         return Header(self.destination, self.port, self.source, self.source_port, self.protocol)
 
+    @property
+    def source_text(self) -> str:
+        return _at(self.source, self.source_port)
+
+    @property
+    def target_text(self) -> str:
+        return f"{_at(self.destination, self.port)}/{self.protocol}"
+
     def __str__(self) -> str:
-        return f"{_at(self.source, self.source_port)} -> {_at(self.destination, self.port)}/{self.protocol}"
+        return f"{self.source_text} -> {self.target_text}"
 
 
 def _at(address: Address, port: int | None) -> str:

@@ -197,14 +197,15 @@ class UserspaceDataplane:
         del audit  # nobody but this process can close its sockets
         self._take_in(changes)
         wanted, results = self._wanted(), []
+        pending: dict[FrontendKey, None] = {}
         for change, place in self._differences(wanted):
             error = ""
             try:
                 self._apply(change.verb, place, wanted.get(place))
             except OSError as refusal:
                 error = str(refusal)
+                pending[wanted[place].key] = None
             results.append(Result(change, Outcome.FAILED if error else Outcome.DONE, error))
-        pending = {_key(one.change.key, wanted) for one in results if one.error}
         names = {family: tuple(str(key) for key in pending if key.family is family) for family in IPFamily}
         return SyncReport(
             HostState.HEALTHY,
@@ -301,7 +302,3 @@ class UserspaceDataplane:
         if len(self._affinity) > REMEMBERED:
             self._affinity = {key: one for key, one in self._affinity.items() if one[1] > now}
         return chosen
-
-
-def _key(place: str, wanted: dict[Place, Rule]) -> FrontendKey:
-    return next(rule.key for one, rule in wanted.items() if str(one) == place)

@@ -1,4 +1,4 @@
-"""The commands: run, render, plan, trace, doctor, cleanup, hns ls, hns import, hns serve, demo."""
+"""The commands: run, proxy, render, plan, trace, why, doctor, cleanup, heal, hns ls, hns import, hns serve, demo."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,13 +24,11 @@ from hansa.explain.defects import Severity
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hansa.api.objects import Node
     from hansa.cli.doctor import Examined
     from hansa.config import Config
     from hansa.dataplanes.base import Change
     from hansa.hns.dumps import Dump
     from hansa.net import Address
-    from hansa.pipeline import Pipeline
     from hansa.rules.model import RuleChanges
 
 app = typer.Typer(
@@ -160,13 +158,9 @@ def run(
     for note in read.notes:
         logging.getLogger("hansa.config").warning("setting without effect: %s", note)
     inputs.hold_lock(context.with_resource, lock, "hansa run", always=windows.native)
-    objects = inputs.open_source(source, read.config, lambda: inputs.connection(kubeconfig, master))
-    known: Sequence[Node] = ()
-    if inputs.is_manifests(source):
-        known = options.nodes(inputs.read_once(source).changes)
-    elif inputs.is_kubernetes(source) and hns == "emulator":
-        # A real node must start while the API is away; an emulated one is laid out by the Nodes.
-        known = inputs.cluster_nodes(inputs.connection(kubeconfig, master))
+    connect = partial(inputs.connection, kubeconfig, master)
+    objects = inputs.open_source(source, read.config, connect)
+    known = inputs.nodes_ahead(source, connect, fresh=windows.fresh)
     options.check_node_name(read.config, known)
     plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
     api, objects = objects, plane.attend(objects)
@@ -233,10 +227,8 @@ def render(
 
     read = options.read_settings(config, settings or [], node_name)
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(found.changes)
-    options.check_node_name(read.config, known)
     windows = planes.WindowsOptions("emulator", network, build)
-    plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
+    plane = _open(context, chosen, found=found, config=read.config, windows=windows)
     rendered = plane.render(_rules(found, plane.config, plane.rendered_addresses))
     if rendered.text is not None and output in ("", "text"):
         print(rendered.text, end="")
@@ -270,23 +262,17 @@ def plan(
     """
     chosen = planes.choose(dataplane, hns)
     from hansa.explain import text
-    from hansa.lab.cni import add_local_pods
 
     read = options.read_settings(config, settings or [], node_name)
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(found.changes)
-    options.check_node_name(read.config, known)
-    plane = context.with_resource(
-        planes.open_plane(chosen, read.config, known, planes.WindowsOptions(hns, network, build))
-    )
-    if plane.host is not None and plane.host.emulator is not None and hns == "emulator":
-        add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
+    windows = planes.WindowsOptions(hns, network, build)
+    plane = _open_with_pods(context, chosen, found=found, config=read.config, windows=windows)
     if plane.host is not None and plane.host.dump is not None:
         from hansa.cli import doctor as looking
 
-        diagnosis, _ = looking.diagnose_windows(plane.host, plane.config, found)
+        diagnosis = looking.diagnose_windows(plane.host, plane.config, found)
         examined = looking.Examined(plane.config.node_name, diagnosis=diagnosis)
-        _report(examined, found, (plane.host, plane.config), output=output)
+        _report(examined, found, plane, output=output)
         if exit_code and not diagnosis.healthy:
             raise typer.Exit(5)
         return
@@ -365,46 +351,64 @@ def trace(
         raise ConfigError(Fault("--dataplane", f"no packet can be followed through {chosen}", f"give one of {names}"))
     if live and chosen != planes.NFTABLES:
         raise ConfigError(Fault("--live", f"real packets are not followed through {chosen}", "leave it out"))
-    from hansa.explain import trace as tracing
-
     read = options.read_settings(config, settings or [], node_name)
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(found.changes)
-    options.check_node_name(read.config, known)
+    windows = planes.WindowsOptions(hns, network, build)
+    plane = _open_with_pods(context, chosen, found=found, config=read.config, windows=windows)
     if chosen == planes.WINDOWS:
-        from hansa.explain import hns_trace
-        from hansa.lab.cni import add_local_pods
-
-        windows = planes.WindowsOptions(hns, network, build)
-        plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
-        fresh = hns == "emulator" and plane.host is not None and plane.host.emulator is not None
-        if fresh and plane.host is not None and plane.host.emulator is not None:
-            add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
-        pipeline, message = _pipeline(found, plane.config, plane.addresses)
-        met = planes.trace_on_windows(packet, plane, pipeline, message, fresh=fresh)
-        lines = hns_trace.on_node_lines(met)
-        _print_documents(hns_trace.on_node_data(met), output, table=lambda _: print("\n".join(lines)))
-        _complain(found)
-        if met.differences and not met.limits:
-            raise typer.Exit(5)
-        return
-    pipeline, message = _pipeline(found, read.config, planes.own_addresses() if live else frozenset())
-    explained = tracing.explain_by_nftables(tracing.read_packet(packet, pipeline), pipeline, message)
-    data, lines = tracing.explanation_data(explained), tracing.explanation_lines(explained)
-    fits = not explained.differences
-    if live:
-        if output == "table":
-            print("\n".join(lines), flush=True)
-            lines = []
-        seen = planes.follow(explained, seconds=seconds, count=packets)
-        data["seen"] = [tracing.seen_data(one, explained) for one in seen]
-        lines += [line for one in seen for line in tracing.seen_lines(one, explained)]
-        lines += [] if seen else [f"no such packet came by within {seconds:g} s"]
-        fits = fits and bool(seen) and not any(tracing.seen_difference(one, explained) for one in seen)
-    _print_documents(data, output, table=lambda _: print("\n".join(lines)))
+        fits = _trace_on_windows(packet, plane, found=found, fresh=windows.fresh, output=output)
+    else:
+        wait = _Wait(seconds, packets) if live else None
+        fits = _trace_on_nftables(packet, plane, found=found, wait=wait, output=output)
     _complain(found)
     if not fits:
         raise typer.Exit(5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """What `--live` waits for: how long at most, and for how many packets."""
+
+    seconds: float
+    count: int
+
+
+def _trace_on_windows(packet: str, plane: planes.Plane, *, found: options.Input, fresh: bool, output: str) -> bool:
+    """Print what an HNS does with a packet; whether that is what the rules say, or a known limit of HNS."""
+    from hansa.explain import hns_trace
+
+    pipeline, message = inputs.rules_of(found, plane.config, plane.addresses)
+    met = planes.trace_on_windows(packet, plane, pipeline, message, fresh=fresh)
+    lines = hns_trace.on_node_lines(met)
+    _print_documents(hns_trace.on_node_data(met), output, table=lambda _: print("\n".join(lines)))
+    return not met.differences or bool(met.limits)
+
+
+def _trace_on_nftables(
+    packet: str, plane: planes.Plane, *, found: options.Input, wait: _Wait | None, output: str
+) -> bool:
+    """Print what the tables do with a packet; whether that is what the rules say.
+
+    wait: for real packets, which must come and meet the same; None = for none, and no host is asked.
+    """
+    from hansa.explain import trace as tracing
+
+    addresses = plane.rendered_addresses if wait is None else plane.addresses
+    pipeline, message = inputs.rules_of(found, plane.config, addresses)
+    explained = tracing.explain_by_nftables(tracing.read_packet(packet, pipeline), pipeline, message)
+    data, lines = tracing.explanation_data(explained), tracing.explanation_lines(explained)
+    fits = not explained.differences
+    if wait is not None:
+        if output == "table":
+            print("\n".join(lines), flush=True)
+            lines = []
+        seen = planes.follow(explained, seconds=wait.seconds, count=wait.count)
+        data["seen"] = [tracing.seen_data(one, explained) for one in seen]
+        lines += [line for one in seen for line in tracing.seen_lines(one, explained)]
+        lines += [] if seen else [f"no such packet came by within {wait.seconds:g} s"]
+        fits = fits and bool(seen) and not any(tracing.seen_difference(one, explained) for one in seen)
+    _print_documents(data, output, table=lambda _: print("\n".join(lines)))
+    return fits
 
 
 @app.command()
@@ -450,19 +454,14 @@ def why(
         )
     from hansa.explain.why import Case, read_question
     from hansa.explain.why import why as answer
-    from hansa.lab.cni import add_local_pods
 
     question = read_question(words[0])
     chosen = planes.choose(dataplane, hns)
     read = options.read_settings(config, settings or [], node_name)
     found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(found.changes)
-    options.check_node_name(read.config, known)
     windows = planes.WindowsOptions(hns, network, build)
-    plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
-    if plane.host is not None and plane.host.emulator is not None and hns == "emulator":
-        add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
-    pipeline, message = _pipeline(found, plane.config, plane.addresses)
+    plane = _open_with_pods(context, chosen, found=found, config=read.config, windows=windows)
+    pipeline, message = inputs.rules_of(found, plane.config, plane.addresses)
     if plane.host is None:
         case = Case(pipeline, message, shortfalls=plane.render(message).shortfalls)
     else:  # a fresh dataplane has nothing to wait for, so any time is as good
@@ -515,26 +514,18 @@ def doctor(
         checks = checkup.check_api(api, read.config)
     if api is None or (api.readable and api.nodes):
         found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-    known = options.nodes(found.changes) if found is not None else []
-    options.check_node_name(read.config, known)
     windows = planes.WindowsOptions(hns, network, build)
-    at = None
-    if chosen == planes.NFTABLES:
-        plane = context.with_resource(planes.open_plane(chosen, read.config, known, windows))
+    plane = _open(context, chosen, found=found, config=read.config, windows=windows)
+    if plane.host is None:
         plan = None if found is None else partial(_plan, plane, found)
-        examined = looking.examine_linux(read.config, plan, lock)
+        examined = looking.examine_linux(plane.config, plan, lock)
+    elif windows.native:
+        examined = looking.examine_windows(plane.host, plane.config, found, lock)
     else:
-        host = context.with_resource(
-            options.open_host(hns or "native", read.config, known, network=network, build=build)
-        )
-        at = host, options.with_source_vip(read.config, host)
-        if windows.native:
-            examined = looking.examine_windows(*at, found, lock)
-        else:
-            diagnosis = None if found is None else looking.diagnose_windows(*at, found)[0]
-            examined = looking.Examined(read.config.node_name, diagnosis=diagnosis)
+        diagnosis = None if found is None else looking.diagnose_windows(plane.host, plane.config, found)
+        examined = looking.Examined(plane.config.node_name, diagnosis=diagnosis)
     examined = replace(examined, checks=(*checks, *examined.checks))
-    _report(examined, found, at, output=output)
+    _report(examined, found, plane, output=output)
     if exit_code:
         _exit_by(examined.worst)
 
@@ -566,7 +557,7 @@ def cleanup(
     planes.check_cleanable(chosen)
     read = options.read_settings(config, settings or [], node_name)
     if not dry_run:
-        inputs.hold_lock(context.with_resource, lock, "hansa cleanup", always=hns in ("", "native"))
+        inputs.hold_lock(context.with_resource, lock, "hansa cleanup", always=planes.WindowsOptions(hns).native)
     if chosen == planes.NFTABLES:
         cleaned = planes.clean_nftables(dry_run=dry_run)
     else:
@@ -645,13 +636,11 @@ def heal(
 
     read = options.read_settings(config, settings or [], node_name, flags={"metricsBindAddress": metrics_bind_address})
     if source:
-        inputs.hold_lock(context.with_resource, lock, "hansa heal", always=hns in ("", "native"))
-        found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
-        known = options.nodes(found.changes)
-        options.check_node_name(read.config, known)
         windows = planes.WindowsOptions(hns)
-        plane = context.with_resource(planes.open_plane(planes.WINDOWS, read.config, known, windows))
-        pipeline, message = _pipeline(found, plane.config, plane.addresses)
+        inputs.hold_lock(context.with_resource, lock, "hansa heal", always=windows.native)
+        found = _gather(source, read.config, kubeconfig=kubeconfig, master=master)
+        plane = _open(context, planes.WINDOWS, found=found, config=read.config, windows=windows)
+        pipeline, message = inputs.rules_of(found, plane.config, plane.addresses)
         data = healing.alone(plane, service, pipeline, message)
         if plane.host is not None and (saved := plane.host.save()) is not None:
             print(f"hansa: the emulated node is written back to {saved}", file=sys.stderr)
@@ -795,31 +784,46 @@ def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> optio
         return inputs.read_once(text)
     from hansa.sources import gather
 
-    objects = inputs.open_source(text, config, lambda: inputs.connection(kubeconfig, master))
+    connect = partial(inputs.connection, kubeconfig, master)
+    objects = inputs.open_source(text, config, connect)
     if not inputs.is_kubernetes(text):
         return options.Input(asyncio.run(gather(objects)))
-    nodes = inputs.cluster_nodes(inputs.connection(kubeconfig, master))
+    nodes = inputs.cluster_nodes(connect())
     return options.Input((*(Upsert(node) for node in nodes), *asyncio.run(gather(objects))))
 
 
-def _pipeline(found: options.Input, config: Config, addresses: frozenset[Address]) -> tuple[Pipeline, RuleChanges]:
-    from hansa.pipeline import Pipeline
+def _open(
+    context: typer.Context,
+    chosen: str,
+    *,
+    found: options.Input | None,
+    config: Config,
+    windows: planes.WindowsOptions,
+) -> planes.Plane:
+    """The node of a command, until it ends. found: None = what the cluster holds is not known."""
+    known = options.nodes(found.changes) if found is not None else []
+    options.check_node_name(config, known)
+    return context.with_resource(planes.open_plane(chosen, config, known, windows))
 
-    pipeline = Pipeline(config, addresses)
-    pipeline.apply(found.changes)
-    message = pipeline.take()
-    assert message is not None, "a source that was read to its end has said Synced for every kind"
-    return pipeline, message
+
+def _open_with_pods(
+    context: typer.Context, chosen: str, *, found: options.Input, config: Config, windows: planes.WindowsOptions
+) -> planes.Plane:
+    """The same; on a fresh emulated node with the pods that its CNI would have added."""
+    plane = _open(context, chosen, found=found, config=config, windows=windows)
+    if windows.fresh and plane.host is not None and plane.host.emulator is not None:
+        from hansa.lab.cni import add_local_pods
+
+        add_local_pods(plane.host.emulator, found.changes, plane.config.node_name)
+    return plane
 
 
 def _rules(found: options.Input, config: Config, addresses: frozenset[Address]) -> RuleChanges:
-    return _pipeline(found, config, addresses)[1]
+    return inputs.rules_of(found, config, addresses)[1]
 
 
-def _report(
-    examined: Examined, found: options.Input | None, at: tuple[options.Host, Config] | None, *, output: str
-) -> None:
-    """Print what the doctor found, and complain of what could not be read. at: the HNS looked at, None = none was."""
+def _report(examined: Examined, found: options.Input | None, plane: planes.Plane, *, output: str) -> None:
+    """Print what the doctor found, and complain of what could not be read."""
     from hansa.explain import text
 
     diagnosis = examined.diagnosis
@@ -852,13 +856,10 @@ def _report(
             console.print(f"  {one.kind} {one.key} ({one.guid.lower()}): {one.why}", markup=False)
 
     _print_documents(data, output, table=table)
-    dump = None
-    if at is not None:
-        host, config = at
-        dump = host.dump
-        if dump is not None and not config.windows.source_vip_endpoint:
-            for vip in config.windows.source_vip:
-                print(f"hansa: dump: taken as source VIP: {vip}", file=sys.stderr)
+    dump = plane.host.dump if plane.host is not None else None
+    if dump is not None and not plane.config.windows.source_vip_endpoint:
+        for vip in plane.config.windows.source_vip:
+            print(f"hansa: dump: taken as source VIP: {vip}", file=sys.stderr)
     if found is not None:
         _complain(found)
     if dump is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from hansa.cli import inputs, options
 from hansa.config import Config
 from hansa.errors import DataplaneError
 from hansa.explain import checkup
@@ -132,7 +133,8 @@ def examine_windows(host: Host, config: Config, found: Input | None, lock: Path 
         version = HnsClient(host.api).version()
         if found is not None:
             situation = _survey_windows(host, config, found)
-            diagnosis, network = _diagnose(situation, host, config, found)
+            diagnosis = _diagnose(situation, host, config, found)
+            network = situation.observed.network.name if situation.observed.network is not None else ""
             ports = _look_at_ports(situation, host)
     except HnsError as error:
         problem = f"HNS does not answer: {error}"
@@ -143,19 +145,13 @@ def examine_windows(host: Host, config: Config, found: Input | None, lock: Path 
     return Examined(config.node_name, checks, diagnosis)
 
 
-def diagnose_windows(host: Host, config: Config, found: Input) -> tuple[Diagnosis, str]:
-    """What is wrong with the objects in an HNS, and the name of the pods' network. Raises DataplaneError."""
+def diagnose_windows(host: Host, config: Config, found: Input) -> Diagnosis:
+    """What is wrong with the objects in an HNS. Raises DataplaneError."""
     return _diagnose(_survey_windows(host, config, found), host, config, found)
 
 
 def _survey_windows(host: Host, config: Config, found: Input) -> Situation:
-    from hansa.cli import options
-    from hansa.pipeline import Pipeline
-
-    pipeline = Pipeline(config, host.addresses)
-    pipeline.apply(found.changes)
-    message = pipeline.take()
-    assert message is not None, "a source that was read to its end has said Synced for every kind"
+    _, message = inputs.rules_of(found, config, host.addresses)
     return options.windows_dataplane(host, config).survey(message, now=time.monotonic())
 
 
@@ -170,16 +166,13 @@ def _look_at_ports(situation: Situation, host: Host) -> tuple[str, ...]:
     return tuple(port_conditions(taken, situation))
 
 
-def _diagnose(situation: Situation, host: Host, config: Config, found: Input) -> tuple[Diagnosis, str]:
-    from hansa.cli import options
+def _diagnose(situation: Situation, host: Host, config: Config, found: Input) -> Diagnosis:
     from hansa.explain.doctor import diagnose
     from hansa.hns.dumps import NO_HINTS
 
-    diagnosis = diagnose(
+    return diagnose(
         situation,
         hints=host.dump.hints if host.dump else NO_HINTS,
         named=options.named_addresses(found.changes),
         root_name=config.windows.root_endpoint_name,
     )
-    network = situation.observed.network
-    return diagnosis, network.name if network is not None else ""

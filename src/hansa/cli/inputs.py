@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ from hansa.errors import ConfigError, Fault
 if TYPE_CHECKING:
     from hansa.api.objects import Node
     from hansa.engine import Engine
+    from hansa.net import Address
+    from hansa.pipeline import Pipeline
+    from hansa.rules.model import RuleChanges
     from hansa.sources import Source
     from hansa.sources.kubernetes.client import ClientSettings
     from hansa.sources.kubernetes.kubeconfig import Connection
@@ -105,6 +108,16 @@ def cluster_nodes(connection: Connection) -> tuple[Node, ...]:
     return asyncio.run(read_nodes(connection))
 
 
+def nodes_ahead(source: str, connect: Callable[[], Connection], *, fresh: bool) -> Sequence[Node]:
+    """The Nodes of a source that is going to be followed, () = they are not known yet, or not needed.
+
+    fresh: an emulated node is to be laid out by them; a real one must start while the API is away. Raises ConfigError.
+    """
+    if is_manifests(source):
+        return options.nodes(read_once(source).changes)
+    return cluster_nodes(connect()) if fresh and is_kubernetes(source) else ()
+
+
 def read_once(text: str) -> options.Input:
     """The objects of a manifest file or folder; what cannot be read is noted, and the rest goes on."""
     from hansa.sources import files
@@ -112,6 +125,17 @@ def read_once(text: str) -> options.Input:
     faults: list[Fault] = []
     changes = files.read_once(text, on_fault=faults.append)
     return options.Input(changes, tuple(faults))
+
+
+def rules_of(found: options.Input, config: Config, addresses: frozenset[Address]) -> tuple[Pipeline, RuleChanges]:
+    """What follows from everything that a source holds. addresses: of the machine that the rules are for."""
+    from hansa.pipeline import Pipeline
+
+    pipeline = Pipeline(config, addresses)
+    pipeline.apply(found.changes)
+    message = pipeline.take()
+    assert message is not None, "a source that was read to its end has said Synced for every kind"
+    return pipeline, message
 
 
 def warn_of_node(engine: Engine, config: Config, dataplane: str) -> None:

@@ -49,6 +49,11 @@ class WindowsOptions:
     def native(self) -> bool:
         return self.hns in ("", "native")
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it is an emulated node that is made for this command, and holds nothing yet."""
+        return self.hns == "emulator"
+
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
@@ -144,11 +149,6 @@ def check_cleanable(name: str) -> None:
     """Raise ConfigError for a dataplane that leaves nothing of its own that hansa could find again."""
     if name not in DATAPLANES:
         raise ConfigError(Fault("--dataplane", f"{name} keeps nothing that could be cleaned up", "stop `hansa run`"))
-
-
-def own_addresses() -> frozenset[Address]:
-    """This machine's."""
-    return read_host().addresses
 
 
 def follow(found: Explanation, *, seconds: float, count: int) -> tuple[SeenPacket, ...]:

@@ -303,11 +303,7 @@ class _Proxy:
         with ExitStack() as stack:
             inputs.hold_lock(stack.enter_context, _lock(parsed), "hansa proxy", always=windows.native)
             cluster = inputs.open_source(source, config, connect, client)
-            known: Sequence[Node] = ()
-            if inputs.is_manifests(source):
-                known = options.nodes(inputs.read_once(source).changes)
-            elif hns == "emulator":
-                known = inputs.cluster_nodes(connect())
+            known = inputs.nodes_ahead(source, connect, fresh=windows.fresh)
             plane = stack.enter_context(planes.open_plane(name, config, known, windows))
             objects = plane.attend(cluster)
             if inputs.is_kubernetes(source) or inputs.is_manifests(source):  # a brain knows the Node by itself

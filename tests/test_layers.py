@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rules"}),
     frozenset({"services"}),
     frozenset({"api"}),
-    frozenset({"bounded", "bucket", "net", "errors", "config", "kubeproxy", "schedule", "metrics", "logs"}),
+    frozenset({"bounded", "bucket", "net", "errors", "config", "kubeproxy", "schedule", "metrics", "logs", "wording"}),
 )
 
 # Modules that do I/O (the `!` of the house plan). Everything else is pure and importable on any system.

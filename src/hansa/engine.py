@@ -41,6 +41,7 @@ from hansa.schedule import Backlog, RunKind, Schedule
 from hansa.services.model import GivenView, ServicePortName
 from hansa.sources import News, Source
 from hansa.sources.host import read_host
+from hansa.wording import named
 
 _log = Logger("hansa.engine")
 _T = TypeVar("_T")
@@ -61,7 +62,6 @@ CHUNK = 256
 AHEAD = 32
 # Verbosity from which on there are lines for each sync that did something, for each that did not, and for each step.
 SYNCS_FROM, IDLE_SYNCS_FROM, STEPS_FROM = 2, 3, 4
-_NAMED = 5  # how many objects a sentence names before it only counts the rest
 # A safeguard against errors whose text never repeats; their lines still come, only without traceback.
 _DISTINCT_TRACEBACKS = 200
 # SIGBREAK is what Windows sends on Ctrl-Break and what a console service wrapper can send.
@@ -540,11 +540,9 @@ class Engine:
         self._conflicts = message.conflicts
         more = [str(conflict) for conflict in message.conflicts]
         if self._left_behind:
-            shown = ", ".join(map(str, self._left_behind[:_NAMED]))
-            rest = len(self._left_behind) - _NAMED
             more.append(
-                f"the host has endpoints of this node that no EndpointSlice names any more: {shown}"
-                f"{f' and {rest} more' if rest > 0 else ''}; if these pods are gone, the CNI has left them behind"
+                "the host has endpoints of this node that no EndpointSlice names any more: "
+                f"{named(self._left_behind)}; if these pods are gone, the CNI has left them behind"
             )
         return replace(report, conditions=(*more, *report.conditions)) if more else report
 

@@ -14,7 +14,7 @@ Evidence: operations.md 12 and 21 (wish 3); windows-proxy F92; Kubernetes' valid
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from hansa.config import Config
 from hansa.dataplanes.base import HostState, Outcome, Shortfall, Waiting
 from hansa.engine import EngineState
 from hansa.pipeline import Pipeline
+from hansa.wording import named
 
 CONTROLLER = "kube-proxy"
 # What the API server takes at most.
@@ -37,7 +38,6 @@ PROCESS_BURST, PROCESS_PAUSE_S = 30, 60.0
 # The same Event within this time continues a series, as client-go has it.
 SERIES_GAP_S = 360.0
 SERIES_KEPT = 1000
-NAMED = 5  # how many objects a note names before it only counts the rest
 
 
 class Regarding(NamedTuple):
@@ -151,7 +151,7 @@ def _why_failing(state: EngineState) -> str:
         return "no sync has come to an end for what has changed since the last one"
     refused = [one for one in report.results if one.outcome is Outcome.FAILED]
     why = f"; {refused[0].change.kind} {refused[0].change.key}: {refused[0].error}" if refused else ""
-    return f"not as desired on the host: {_named(report.pending)}{why}"
+    return f"not as desired on the host: {named(report.pending)}{why}"
 
 
 def _refused(state: EngineState, config: Config) -> Iterator[Statement]:
@@ -170,7 +170,7 @@ def _refused(state: EngineState, config: Config) -> Iterator[Statement]:
             for owner in one.owners
             if _service_of(owner) == (key.namespace, key.name)
         )
-        note = f"node {config.node_name}: {_named((f'{one.key}: {one.error}' for one in every), '; ')}"
+        note = f"node {config.node_name}: {named((f'{one.key}: {one.error}' for one in every), '; ')}"
         yield Statement(Event("HostRefused", "Sync", service(key), shortened(note)), own)
 
 
@@ -194,7 +194,7 @@ def _shortfalls(state: EngineState, config: Config, pipeline: Pipeline) -> Itera
             owners[str(one.owner.service_key)] = None
             by_service.setdefault(one.owner.service_key, []).append(one)
     told = "; ".join(
-        f"{feature}: {_named(sorted(owners))}" if owners else feature for feature, owners in sorted(by_feature.items())
+        f"{feature}: {named(sorted(owners))}" if owners else feature for feature, owners in sorted(by_feature.items())
     )
     event = Event("Shortfall", "Sync", node(config.node_name), shortened(f"this host cannot do in full: {told}"))
     yield Statement(event, frozenset(by_feature))
@@ -214,7 +214,7 @@ def _conflicts(state: EngineState, config: Config, pipeline: Pipeline) -> Iterat
             by_loser.setdefault(loser, []).append(str(one))
     for key, texts in sorted(by_loser.items()):
         texts.sort()
-        yield Statement(Event("FrontendConflict", "Sync", service(key), shortened(_named(texts, "; "))), tuple(texts))
+        yield Statement(Event("FrontendConflict", "Sync", service(key), shortened(named(texts, "; "))), tuple(texts))
 
 
 def _malformed(state: EngineState, config: Config, pipeline: Pipeline) -> Iterator[Statement]:
@@ -247,12 +247,6 @@ def _speaker_of(pipeline: Pipeline, key: ObjectKey, node_name: str) -> str | Non
             return node_name if key.name == node_name else None
         case Kind.SERVICE_CIDR:  # nobody's
             return None
-
-
-def _named(names: Iterable[str], separator: str = ", ") -> str:
-    every = list(names)
-    more = len(every) - NAMED
-    return separator.join(every[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def shortened(note: str) -> str:

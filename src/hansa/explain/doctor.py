@@ -41,6 +41,7 @@ from hansa.hns.schema1 import TOLD
 from hansa.net import Address, IPFamily
 from hansa.rules.model import FrontendKey, FrontendKind
 from hansa.rules.ruleset import frontend_order
+from hansa.wording import named
 
 HEALTHZ_PORT = 10256  # where kube-proxy's own health check listens
 MANY = 5  # load balancers missing at once, and more than half: not one fault each, but one that took them all
@@ -559,16 +560,11 @@ SHOWN = 4  # how many ids or addresses a sentence names
 
 
 def _addresses(addresses: Iterable[Address]) -> str:
-    return _listed([str(address) for address in addresses])
+    return named(addresses, most=SHOWN)
 
 
 def _guids(guids: Iterable[Guid]) -> str:
-    return _listed([_short(guid) for guid in guids])
-
-
-def _listed(texts: list[str]) -> str:
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more
+    return named(map(_short, guids), most=SHOWN)
 
 
 def _short(guid: Guid) -> str:

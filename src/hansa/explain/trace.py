@@ -20,6 +20,7 @@ from hansa.pipeline import Pipeline
 from hansa.rules.decide import decide, masqueraded, matching_rule, origin_of
 from hansa.rules.model import Drop, Forward, NotHandled, Origin, Reject, Rule, RuleChanges, Verdict
 from hansa.services.model import ServicePort
+from hansa.wording import named
 
 # -- what people type ------------------------------------------------------------------------------------------------
 
@@ -201,9 +202,7 @@ def verdict_text(verdict: Verdict) -> str:
     """A verdict in one line, its endpoints included."""
     match verdict:
         case Forward(endpoints, masquerade):
-            shown = ", ".join(str(one) for one in endpoints[:_ENDPOINTS_SHOWN])
-            more = f" and {len(endpoints) - _ENDPOINTS_SHOWN} more" if len(endpoints) > _ENDPOINTS_SHOWN else ""
-            return f"forward to {shown}{more}; {_source_text(masquerade)}"
+            return f"forward to {named(endpoints, most=_ENDPOINTS_SHOWN)}; {_source_text(masquerade)}"
         case Drop():
             return "drop"
         case Reject():

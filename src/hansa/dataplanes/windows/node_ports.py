@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 from hansa.dataplanes.windows.compare import Situation
 from hansa.dataplanes.windows.ownership import DEFAULT_NODE_PORTS
 from hansa.hns.port_ranges import PortRange, TakenPorts
+from hansa.wording import named
 
 # The API server does not tell nodes its range; node ports that lie elsewhere are looked at one by one.
 NODE_PORT_RANGE = PortRange(DEFAULT_NODE_PORTS.start, DEFAULT_NODE_PORTS.stop - 1)
-NAMED = 5
 
 
 def unread(error: OSError) -> str:
@@ -56,6 +56,4 @@ def port_conditions(taken: Collection[TakenPorts], situation: Situation) -> Iter
 
 
 def _named(ports: list[int]) -> str:
-    shown = ", ".join(map(str, ports[:NAMED]))
-    more = f" and {len(ports) - NAMED} more" if len(ports) > NAMED else ""
-    return f"node port {shown} is" if len(ports) == 1 else f"node ports {shown}{more} are"
+    return f"node port {named(ports)} is" if len(ports) == 1 else f"node ports {named(ports)} are"

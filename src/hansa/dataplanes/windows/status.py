@@ -16,9 +16,9 @@ from hansa.hns.errors import ErrorClass
 from hansa.net import Address, IPFamily, family_of
 from hansa.rules.model import FrontendKey
 from hansa.rules.ruleset import frontend_order
+from hansa.wording import named
 
 ALARM_AFTER_S = 10.0  # critical services (DNS, the API) may not be missing for longer (windows-proxy F22)
-NAMED = 5  # how many objects a sentence names before it only counts the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Status:
         if plan.settled:
             self.frontends.pop(plan.frontend, None)
             return
-        reason = plan.blocked or plan.why or f"endpoints are missing: {_named(plan.missing)}"
+        reason = plan.blocked or plan.why or f"endpoints are missing: {named(plan.missing)}"
         old = self.frontends.get(plan.frontend)
         self.frontends[plan.frontend] = Open(
             old.since if old else now,
@@ -111,7 +111,7 @@ class Status:
     def conditions(self, now: float) -> Iterator[str]:
         waiting = sorted({address for addresses in self.waiting.values() for address in addresses}, key=address_order)
         if waiting:
-            yield f"backends on this node without HNS endpoint, which the CNI makes: {_named(tuple(waiting))}"
+            yield f"backends on this node without HNS endpoint, which the CNI makes: {named(waiting)}"
         for key in sorted(self.frontends, key=frontend_order):
             open_ = self.frontends[key]
             if open_.told and open_.desired:
@@ -123,14 +123,14 @@ class Status:
         if misplaced:
             yield (
                 "HNS has these backends on this node, their EndpointSlice says another node; is the node name right? "
-                + _named(tuple(sorted(misplaced, key=address_order)))
+                + named(sorted(misplaced, key=address_order))
             )
         left = [frontend for frontend, open_ in self.frontends.items() if not open_.desired]
         if left:
-            yield f"load balancers that should be gone: {_named(tuple(sorted(left, key=frontend_order)))}"
+            yield f"load balancers that should be gone: {named(sorted(left, key=frontend_order))}"
         kept = [address for address, open_ in self.addresses.items() if not open_.desired]
         if kept:
-            yield f"endpoints that should be gone: {_named(tuple(sorted(kept, key=address_order)))}"
+            yield f"endpoints that should be gone: {named(sorted(kept, key=address_order))}"
         for address in sorted(self.addresses, key=address_order):
             if self.addresses[address].told and self.addresses[address].desired:
                 yield f"endpoint {address}: {self.addresses[address].reason}"
@@ -150,9 +150,3 @@ def _refusal(retry: Retry | None, *, unseen: bool) -> str:
 
 def _needs_somebody(retry: Retry | None) -> bool:
     return retry is not None and retry.error_class in (ErrorClass.CONFLICT, ErrorClass.REJECTED)
-
-
-def _named(keys: tuple[Address, ...] | tuple[FrontendKey, ...]) -> str:
-    shown = ", ".join(str(key) for key in keys[:NAMED])
-    more = len(keys) - NAMED
-    return f"{shown} and {more} more" if more > 0 else shown

@@ -11,7 +11,8 @@ NAMED = 5  # how many objects a sentence names before it only counts the rest
 
 
 def named(things: Iterable[_T], separator: str = ", ", *, most: int = NAMED) -> str:
-    """
+    """The first few, and how many more there are.
+
     >>> named([80, 443]), named(range(7)), named("abc", "; ", most=2)
     ('80, 443', '0, 1, 2, 3, 4 and 2 more', 'a; b and 1 more')
     """

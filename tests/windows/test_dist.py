@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.windows.test_daemon import on_windows
 
 from hansa import __version__
 from hansa.demo import cluster_manifests
@@ -40,7 +41,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in (*PYTHON.glob("*.dll"), *PYTHON.glob("*.exe")):
         shutil.copy(file, folder)
     (paths,) = folder.glob("python3*._pth")
-    library = "".join(f"Z:{PYTHON / name}\n".replace("/", "\\") for name in ("DLLs", "Lib"))
+    library = "".join(f"{on_windows(PYTHON / name)}\n" for name in ("DLLs", "Lib"))
     paths.write_text(paths.read_text(encoding="ascii") + library, encoding="ascii")
     return folder
 
@@ -59,8 +60,7 @@ def test_it_works_on_manifests_and_an_emulated_node(node: Path) -> None:
     """Extension modules (msgspec, yaml, psutil) are found, and so is the demo's own data file."""
     cluster = node / "cluster.yaml"
     cluster.write_text(cluster_manifests(), encoding="utf-8")
-    name = f"Z:{cluster}".replace("/", "\\")
-    done = hansa(node, "plan", "--source", name, "--node-name", "win-1", "--hns", "emulator")
+    done = hansa(node, "plan", "--source", on_windows(cluster), "--node-name", "win-1", "--hns", "emulator")
     assert done.returncode == 0, done
     assert "create" in done.stdout
     assert "default/web:http" in done.stdout
@@ -71,7 +71,7 @@ def test_modules_come_from_the_folder_alone(node: Path) -> None:
     run = [sys.executable, TOOL, "--wine", str(node / "python.exe"), "-I", "-c", command]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     own, extension, path = done.stdout.splitlines()
-    inside = f"Z:{node}\\packages".replace("/", "\\").lower()
+    inside = on_windows(node / "packages").lower()
     assert own.lower().startswith(inside), done
     assert extension.lower().startswith(inside), done
     assert str(ROOT / "src").replace("/", "\\\\").lower() not in path.lower()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.cluster import wanted
 from tests.end_to_end.processes import shell
-from tests.windows.test_daemon import NODE_NAME, Node
+from tests.windows.test_daemon import NODE_NAME, Node, on_windows
 
 from hansa.lab.cni import spare_source_vips
 
@@ -31,10 +31,6 @@ pytestmark = [
     pytest.mark.asyncio,
     pytest.mark.skipif(sys.platform == "win32" or not TOOL, reason="starts Windows processes: make test-windows"),
 ]
-
-
-def windows_path(path: Path) -> str:
-    return "Z:" + str(path).replace("/", "\\")
 
 
 def sc(*words: str) -> str:
@@ -68,7 +64,7 @@ def program(tmp_path: Path) -> Path:
     path.write_text(
         textwrap.dedent(f"""\
             import os, sys
-            sys.path[:0] = {[windows_path(ROOT / "src"), windows_path(CACHE / "packages")]!r}
+            sys.path[:0] = {[on_windows(ROOT / "src"), on_windows(CACHE / "packages")]!r}
             sys.dont_write_bytecode = True
             os.environ["HANSA_HNS_ADDRESS"] = sys.argv.pop(1)
             sys.stdout = sys.stderr = None  # as Windows starts services; Wine gives them ours
@@ -89,7 +85,7 @@ def installed(program: Path, windows: None) -> Iterator[list[str]]:
 
 
 def create(program: Path, name: str, *arguments: str) -> None:
-    command = " ".join([windows_path(CACHE / "python" / "python.exe"), windows_path(program), *arguments])
+    command = " ".join([on_windows(CACHE / "python" / "python.exe"), on_windows(program), *arguments])
     sc("create", name, "binPath=", command)
 
 
@@ -106,8 +102,8 @@ async def test_a_service_is_started_programs_the_node_and_is_stopped(
                 SERVICE,
                 node.server.address,
                 "--windows-service",
-                f"--service-log-file={windows_path(log)}",
-                f"--source={windows_path(node.file)}",
+                f"--service-log-file={on_windows(log)}",
+                f"--source={on_windows(node.file)}",
                 f"--hostname-override={NODE_NAME}",
                 f"--source-vip={spare_source_vips(node.emulator)[0]}",
                 "--healthz-bind-address=",

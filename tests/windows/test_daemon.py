@@ -23,7 +23,7 @@ import yaml
 from tests.api_server import ApiServer
 from tests.end_to_end.cluster import NODE_NAME, Manifest, cluster, decoded, fresh_node, held, shop, wanted
 from tests.end_to_end.processes import Shell, shell
-from tests.end_to_end.stage import WriteLog
+from tests.end_to_end.stage import WriteLog, plain
 from tests.ports import free_port
 
 from hansa.cli import heal
@@ -267,8 +267,7 @@ async def test_in_kube_proxys_place_it_programs_what_the_api_server_says(tmp_pat
     """kube-proxy's flags and kubeconfig, a watch on a real socket, the DLL; and healed on demand from outside."""
     async with node(tmp_path) as on, ApiServer() as server:
         server.put(*on.items)
-        kubeconfig = tmp_path / "kubeconfig"
-        kubeconfig.write_text(yaml.safe_dump(kubeconfig_of(server.url)), encoding="utf-8")
+        kubeconfig = plain(tmp_path).kubeconfig(server)
         health, metrics = free_port(), free_port()
         ports = (f"--healthz-bind-address=127.0.0.1:{health}", f"--metrics-bind-address=127.0.0.1:{metrics}")
         async with on.kube_proxy(kubeconfig, *ports, "--full-check-period=1s") as run:
@@ -295,14 +294,3 @@ async def test_in_kube_proxys_place_it_programs_what_the_api_server_says(tmp_pat
 
 
 KUBE_DNS_FRONTENDS = {f"{KUBE_DNS}:53/6", f"{KUBE_DNS}:53/17", f"{KUBE_DNS}:9153/6"}
-
-
-def kubeconfig_of(url: str) -> Manifest:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }

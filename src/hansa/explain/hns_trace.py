@@ -27,12 +27,11 @@ from hansa.hns.emulator.vswitch_model import (
     pod_port,
 )
 from hansa.lab.diagnosis import Situated, known_limits
+from hansa.lab.world import FIRST_PORT
 from hansa.net import Address, Packet, address_port
 from hansa.pipeline import Pipeline
 from hansa.rules.decide import decide, matching_rule, origin_of
 from hansa.rules.model import Drop, Forward, Origin, Reject, Rule, Verdict
-
-SOURCE_PORT = 49152  # of the imagined client: the first of Windows' dynamic ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +77,13 @@ def _entry(switch: Switch, source: Address) -> Port:
     """A pod of this node, the host itself, or the wire."""
     if source in switch.host_addresses or source.is_loopback:
         return HOST_PORT
-    own = (one for one in switch.endpoints.values() if switch.has_port(one) and source in one.addresses)
-    endpoint = next(own, None)
+    endpoint = switch.attached_at(source)
     return EXTERNAL_PORT if endpoint is None else pod_port(endpoint.guid)
 
 
 def _tries(switch: Switch, packet: Packet, at: Port) -> tuple[Passage, ...]:
     """One for each that a load balancer chooses from."""
-    source_port = None if packet.port is None else SOURCE_PORT
+    source_port = None if packet.port is None else FIRST_PORT
     frame = Frame(Header(packet.source, source_port, packet.destination, packet.port, packet.protocol))
     found: list[Passage] = []
     number, count = 0, 1

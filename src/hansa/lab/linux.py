@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from hansa.hns.emulator.vswitch_model import Choose, Frame, Header, Outer
-from hansa.net import Address, Packet, Prefix, family_of
+from hansa.net import Address, Prefix, family_of
 from hansa.rules.decide import RuleLookup, decide, masqueraded, matching_rule
 from hansa.rules.model import Drop, Forward, NotHandled, Reject, Rule, Surroundings
 
@@ -110,9 +110,8 @@ def pass_through(host: LinuxHost, frame: Frame, *, flows: Conntrack, choose: Cho
         if known != header:
             frame = step("conntrack: known connection, as before", Frame(known))
     else:
-        packet = Packet(header.source, header.destination, header.protocol, header.port)
-        verdict = decide(host.rules, host.surroundings, packet)
-        rule = matching_rule(host.rules, host.surroundings, packet)
+        verdict = decide(host.rules, host.surroundings, header.packet)
+        rule = matching_rule(host.rules, host.surroundings, header.packet)
         match verdict:
             case Drop() | Reject():
                 frame = step(f"rules: {type(verdict).__name__.lower()}, {verdict.because.value}", frame, rule)
@@ -141,8 +140,7 @@ def _translated(host: LinuxHost, header: Header, verdict: Forward, rule: Rule | 
     key: tuple[object, ...] = (header.source,) if sticky else tuple(header)
     endpoint = verdict.endpoints[choose(key, addresses)]
     after = header._replace(destination=endpoint.address, port=endpoint.port)
-    packet = Packet(header.source, header.destination, header.protocol, header.port)
-    return _masqueraded(host, after) if masqueraded(verdict, packet, endpoint) else _leaving(host, after)
+    return _masqueraded(host, after) if masqueraded(verdict, header.packet, endpoint) else _leaving(host, after)
 
 
 def _masqueraded(host: LinuxHost, header: Header) -> Header:

@@ -18,7 +18,7 @@ from hansa.lab.asking import read_ask
 from hansa.lab.cluster import Cluster, WindowsNode
 from hansa.lab.model import LabPod, System
 from hansa.lab.reading import read_fault
-from hansa.lab.world import Journey, Memory, World, travel
+from hansa.lab.world import FIRST_PORT, Journey, Memory, World, travel
 
 AUDIT_S = 30.0  # how often hansa compares everything with the host: its default sync period
 
@@ -73,7 +73,7 @@ class Session:
         self._journey: tuple[World, Journey] | None = None
         self._memory = Memory()
         self._next_audit = cluster.now + AUDIT_S
-        self._port = 49152
+        self._port = FIRST_PORT
         self._commands: dict[str, Callable[[str], list[str]]] = {
             "trace": self._trace,
             "fault": self._fault,

@@ -32,12 +32,12 @@ from hansa.hns.emulator.vswitch_model import (
 from hansa.lab.cni import PodNetwork
 from hansa.lab.linux import Conntrack, LinuxHost, Refused, ToHost, ToPod, ToWire, pass_through
 from hansa.lab.model import Lab, LabPod
-from hansa.net import Address, Packet, family_of
+from hansa.net import Address, family_of
 from hansa.rules.decide import RuleLookup, decide
 from hansa.rules.model import Forward, FrontendKey, NotHandled, Rule, Surroundings, Verdict
 
 OUTSIDE, BALANCER, UNDERLAY = "outside", "load balancer", "underlay"
-FIRST_PORT = 49152  # what clients of a lab send from, unless told otherwise
+FIRST_PORT = 49152  # what imagined clients send from, unless told otherwise: the first of Windows' dynamic ports
 MAX_NODES = 8  # a frame that has passed more of them goes round in circles
 
 
@@ -226,13 +226,9 @@ def travel(world: World, ask: Ask, *, memory: Memory | None = None, choose: Choo
 
 def _judged(world: World, ask: Ask, entered: list[tuple[str, Header]]) -> tuple[str, Header, Verdict | None]:
     """The first node whose rules are about the packet, as it came there; else the first that it met."""
-    judged = [(node, header, decide(*world.rules[node], _packet(header))) for node, header in entered]
+    judged = [(node, header, decide(*world.rules[node], header.packet)) for node, header in entered]
     about = (one for one in judged if not isinstance(one[2], NotHandled))
     return next(about, judged[0] if judged else ("", ask.header, None))
-
-
-def _packet(header: Header) -> Packet:
-    return Packet(header.source, header.destination, header.protocol, header.port)
 
 
 def _unanswered(ask: Ask, back: Way) -> Lost | None:

@@ -105,6 +105,11 @@ class Switch:
             return held.isdisjoint(endpoint.addresses)
         return endpoint.state in _ATTACHED or endpoint.namespace is not None
 
+    def attached_at(self, address: Address) -> HnsEndpoint | None:
+        """The endpoint of this node with that address and a port."""
+        held = (each for each in self.endpoints.values() if address in each.addresses and self.has_port(each))
+        return next(held, None)
+
 
 def switch_of(emulator: Emulator) -> Switch:
     """The switch under an emulated HNS, as of now."""
@@ -244,7 +249,7 @@ class _Walk:
         if outer is not None:
             return self._unpack(outer)
         destination = self._header.destination
-        pod = self._pod_at(destination)
+        pod = self._switch.attached_at(destination)
         if self._overlay and pod is not None:
             return Dropped(Cause.NOT_ENCAPSULATED, str(destination), pod.guid)
         if pod is not None:
@@ -261,7 +266,7 @@ class _Walk:
         inner = Frame(self._header)
         self._hop(EXTERNAL_PORT, IN, DECAP, f"unpacked: came from node {outer.source}", "VP-28", after=inner)
         destination = self._header.destination
-        pod = self._pod_at(destination)
+        pod = self._switch.attached_at(destination)
         if pod is not None:
             return self._into_pod(pod)
         if destination in self._switch.host_addresses or self._unattached(destination) is not None:
@@ -280,7 +285,7 @@ class _Walk:
             return self._to_endpoint(picked, self._port_of(origin))
         if destination in self._switch.host_addresses:
             return self._for_host_address()
-        hidden = self._pod_at(destination)
+        hidden = self._switch.attached_at(destination)
         remote = self._remote_at(destination)
         if remote is not None:
             if hidden is not None:
@@ -640,11 +645,6 @@ class _Walk:
             self._hop(port, direction, ACL, f"allowed by {acl.guid or f'priority {acl.priority}'}", "VP-15")
         self._remember(Flow(port, ACL, direction, self._header, self._header))
         return None
-
-    def _pod_at(self, address: Address) -> HnsEndpoint | None:
-        switch = self._switch
-        held = (each for each in switch.endpoints.values() if address in each.addresses and switch.has_port(each))
-        return next(held, None)
 
     def _remote_at(self, address: Address) -> HnsEndpoint | None:
         held = (each for each in self._switch.endpoints.values() if each.remote and address in each.addresses)

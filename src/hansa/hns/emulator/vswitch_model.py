@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hansa.hns.api import Guid
 from hansa.hns.emulator.builds import Grade
-from hansa.net import Address, Protocol, address_port
+from hansa.net import Address, Packet, Protocol, address_port
 
 
 class Header(NamedTuple):
@@ -25,6 +25,11 @@ class Header(NamedTuple):
     destination: Address
     port: int | None
     protocol: Protocol
+
+    @property
+    def packet(self) -> Packet:
+        """What rules see of it, if it is the first one of a connection."""
+        return Packet(self.source, self.destination, self.protocol, self.port)
 
     def reversed(self) -> Header:
         """The header of a reply."""

@@ -75,9 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     except StartError as error:
         return _fail(str(error), error.remedies)
     except ConfigError as error:
-        texts = [f"{fault.field}: {fault.text}" for fault in error.faults]
-        remedies = [f"{fault.field}: {fault.remedy}" for fault in error.faults if fault.remedy]
-        return _fail(texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]", remedies)
+        stopped = settle.stop_by_faults("", error.faults)
+        return _fail(str(stopped), stopped.remedies)
     except (DataplaneError, SourceError) as error:
         return _fail(str(error), ())
 

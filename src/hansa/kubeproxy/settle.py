@@ -75,7 +75,8 @@ def _stop(step: str, problems: Sequence[Problem]) -> StartError:
     return StartError(step, [str(one) for one in problems], [f"{one.key}: {one.remedy}" for one in problems])
 
 
-def _stop_by_faults(step: str, faults: Sequence[Fault]) -> StartError:
+def stop_by_faults(step: str, faults: Sequence[Fault]) -> StartError:
+    """All faults as one end of the start. step: "" = none is named."""
     texts = [f"{one.field}: {one.text}" for one in faults]
     return StartError(step, texts, [f"{one.field}: {one.remedy}" for one in faults if one.remedy])
 
@@ -114,7 +115,7 @@ class Completed:
     """All values resolved and none checked.
 
     values: KubeProxyConfiguration's, with the sections' periods as they were given. own: hansa's own settings.
-    enabled: every feature gate. has_file: whether `--config` was given.
+    enabled: every feature gate. accepted_modes: those of kube-proxy in whose place nftables may work.
     """
 
     values: Values
@@ -213,7 +214,7 @@ def _overrides(parsed: Parsed) -> tuple[dict[str, object], dict[str, object]]:
             remedy = "name a key by its path, like conntrack.maxPerCore=0"
             faults.append(Fault(f"--config-override {path}", "there is no such key", remedy))
     if faults:
-        raise _stop_by_faults("failed complete", faults)
+        raise stop_by_faults("failed complete", faults)
     return values, own
 
 
@@ -416,7 +417,7 @@ def check(completed: Completed) -> Config:
     try:
         return make_config(nested(_settings(completed)), node_name=completed.surroundings.hostname)
     except ConfigError as error:
-        raise _stop_by_faults("failed validate", error.faults) from None
+        raise stop_by_faults("failed validate", error.faults) from None
 
 
 # About the process, or read below from the section that counts.
@@ -549,6 +550,7 @@ __all__ = [
     "complete",
     "difference",
     "needs_pod_cidrs",
+    "stop_by_faults",
     "warnings_on_node",
     "with_live_fields",
     "wrong_families",

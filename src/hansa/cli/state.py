@@ -100,13 +100,15 @@ async def _follow(source: Source, config: Any, shown: _Shown, *, watch: bool) ->
         if shown.node and not before and held.nodes and shown.node not in held.nodes:
             known = ", ".join(sorted(held.nodes)[:8]) + (", ..." if len(held.nodes) > 8 else "")
             raise ConfigError(Fault("--node", f"no Node is called {shown.node!r}", f"the source has {known}"))
+        if not watch:
+            _put(held.text(shown), shown.write)
+            return
+        now = held.documents(shown.node)
         if shown.output == "kpng" or shown.write is not None or not before:
             _put(held.text(shown), shown.write)
         else:
-            _put(_differences(before, held.documents(shown.node), shown.output), None)
-        before = held.documents(shown.node)
-        if not watch:
-            return
+            _put(_differences(before, now, shown.output), None)
+        before = now
 
 
 class _Held:
@@ -126,9 +128,10 @@ class _Held:
         for one in batch:
             match one:
                 case GivenView(service=service, ports=ports):
-                    self._views[service] = one
-                    if not ports:
-                        del self._views[service]
+                    if ports:
+                        self._views[service] = one
+                    else:
+                        self._views.pop(service, None)
                 case Synced(kind):
                     self._kinds.add(kind)
                 case _:

@@ -84,5 +84,5 @@ async def test_following_files(tmp_path: Path) -> None:
     path.write_text("a")
     first = read_digests([path])
     path.write_text("b")  # before anybody follows: it is not missed
-    async for _ in changes([path], first, poll_s=0.001):
-        break
+    found = changes([path], first, poll_s=0.001)
+    assert await anext(found, "the end") is None

@@ -55,7 +55,9 @@ def test_every_load_balancer_is_a_policy_list(node: GuardedNode, path: str) -> N
 
 def test_a_policy_list_says_what_the_load_balancer_is(node: GuardedNode) -> None:
     """Read back, nothing is lost but what schema 1 has no field for."""
-    for balancer in node.emulator.load_balancers():
+    balancers = node.emulator.load_balancers()
+    assert len(balancers) == 4
+    for balancer in balancers:
         document, untold = balancer_document(Fields(policy_list(balancer)))
         again = decode_load_balancer(json.dumps(document))
         assert (again.guid, again.frontend_vips, again.source_vip) == (

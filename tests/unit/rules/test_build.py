@@ -149,7 +149,9 @@ def test_a_detector_of_one_family_does_not_count_in_the_other() -> None:
 def test_without_any_endpoint_everybody_is_refused() -> None:
     """R1: whatever the policies."""
     for policies in ({}, LOCAL):
-        for rule in built(NONE, **policies).values():
+        rules = built(NONE, **policies)
+        assert rules.keys() == built().keys()
+        for rule in rules.values():
             assert {rule.action(origin) for origin in Origin} == {Reject(Because.NO_ENDPOINTS)}
 
 

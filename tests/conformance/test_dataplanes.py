@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -353,6 +355,25 @@ def test_userspace_keeps_clients_with_affinity_and_cuts_off_whom_the_rules_drop(
         with pytest.raises(OSError):  # noqa: PT011 (which one depends on how far the client has come)
             assert ask_tcp(VIP) or _cut_off()
         assert ask_tcp(WEB_IP) != b""
+
+
+@linux_only
+def test_userspace_forgets_a_udp_flow_to_where_there_is_no_way() -> None:
+    """A client that goes on sending must not fill the memory, and gets through once there is an endpoint to reach."""
+    with servers(NEAR), Running(*dns("255.255.255.255")) as node_here:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(0.1)
+            client.connect((DNS_IP, PORT))
+            client.send(b"lost")
+            node_here.plane._relay.run(asyncio.sleep(0))  # by then the loop has read it
+            node_here.say(*dns(NEAR))
+            found, end = b"", time.monotonic() + 5
+            while not found:
+                assert time.monotonic() < end, "the flow is still bound for where there is no way"
+                client.send(b"again")
+                with suppress(TimeoutError):
+                    found = client.recv(65536)
+        assert found == NEAR.encode() + b" again"
 
 
 @linux_only

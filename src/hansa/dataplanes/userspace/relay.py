@@ -152,8 +152,13 @@ class UdpBack(asyncio.DatagramProtocol):
         self._idle = self._loop.call_later(UDP_IDLE_S, self.close)
 
     def open(self, endpoint: Endpoint) -> None:
-        where = (str(endpoint.address), endpoint.port)
-        self._opening = self._loop.create_task(self._loop.create_datagram_endpoint(lambda: self, remote_addr=where))
+        self._opening = self._loop.create_task(self._connect(str(endpoint.address), endpoint.port))
+
+    async def _connect(self, address: str, port: int) -> None:
+        try:
+            await self._loop.create_datagram_endpoint(lambda: self, remote_addr=(address, port))
+        except OSError:
+            self.close()  # there is no way there: what has been waiting is lost, as it would be on the wire
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport

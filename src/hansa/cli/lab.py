@@ -170,9 +170,7 @@ def _print_told(told: Told) -> None:
     console.print(telling.journey_table(told))
     print()
     for line in telling.journey_end(told):
-        word = line.split(":")[0].split(" ")[0]
-        style = {"works": "green", "lost": "bold red", "cause": "red", "difference": "yellow"}.get(word, "dim")
-        console.print(line, style=style, markup=False, soft_wrap=True)
+        console.print(line, style=telling.end_style(line), markup=False, soft_wrap=True)
 
 
 def _made_table(cluster: Cluster) -> Any:

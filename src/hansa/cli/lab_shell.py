@@ -15,12 +15,11 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import DataTable, Footer, Header, Input, RichLog
 
 from hansa.errors import ConfigError
-from hansa.explain.journey import Told, journey_end, journey_head, journey_table, tell
+from hansa.explain.journey import Told, end_style, journey_end, journey_head, journey_table, tell
 from hansa.lab.session import BalancerRow, NodeRow, PodRow, Session
 
 TICK_S = 1.0  # real time between two steps of the lab, which are as long
 _Row = TypeVar("_Row", NodeRow, PodRow, BalancerRow)
-_STYLES = {"works": "green", "lost": "bold red", "cause": "red", "difference": "yellow"}
 
 
 class LabShell(App[None]):
@@ -142,7 +141,7 @@ class LabShell(App[None]):
             self.events.write(Text(line))
         self.events.write(journey_table(told))
         for line in journey_end(told):
-            self.events.write(Text(line, style=_STYLES.get(line.split(":")[0].split(" ")[0], "dim")))
+            self.events.write(Text(line, style=end_style(line)))
 
     def _show(self) -> None:
         self._fill(self.node_table, [tuple(map(str, row)) for row in self.session.nodes()])

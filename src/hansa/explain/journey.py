@@ -129,6 +129,14 @@ def journey_end(told: Told) -> list[str]:
     return lines
 
 
+_STYLES = {"works": "green", "lost": "bold red", "cause": "red", "difference": "yellow"}
+
+
+def end_style(line: str) -> str:
+    """How a line of `journey_end` is to look, in the words of rich."""
+    return _STYLES.get(line.split(":")[0].split(" ")[0], "dim")
+
+
 # -- data ------------------------------------------------------------------------------------------------------------
 
 

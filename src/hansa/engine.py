@@ -816,7 +816,8 @@ class _EngineLog:
         identity = f"{event} {type(error).__name__} {error} {place}"
         new = identity not in self._tracebacks and len(self._tracebacks) < _DISTINCT_TRACEBACKS
         _log.exception(event, error, trace=new, **fields, place=place)
-        self._tracebacks.add(identity)
+        if new:
+            self._tracebacks.add(identity)
 
     def objects(self, batch: Sequence[News]) -> None:
         """What of the objects cannot be used, said when it changes: with object, field and remedy."""

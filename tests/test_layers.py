@@ -82,8 +82,6 @@ EDGES = frozenset(
 NAMED_BY_PURE_MODULES: dict[str, dict[str, str]] = {
     "__main__": {"cli": "starts it"},
     "brain.agent": {"engine": "is handed one, reads its state", "sources.kpng.client": "is handed one, tells it"},
-    "cli.outside": {"dataplanes.exec.apply": "makes one"},
-    "cli.why": {"cli": "its own package"},
     "dataplanes.userspace": {"dataplanes.userspace.relay": "its public name"},
     "dataplanes.windows.cleanup": {"dataplanes.windows.apply": "is handed the dataplane that does it"},
     "dataplanes.windows.node_ports": {"hns.port_ranges": "values"},
@@ -165,6 +163,7 @@ def test_pure_modules_name_edges_for_a_reason_alone() -> None:
     found = {
         name: edges
         for name in MODULES.keys() - EDGES
+        if not name.startswith("cli.")  # the outermost layer puts edges together
         if (edges := {imported.removeprefix("hansa.") for imported in imports(MODULES[name])} & EDGES)
     }
     assert found == {name: set(edges) for name, edges in NAMED_BY_PURE_MODULES.items()}

@@ -17,7 +17,7 @@ import yaml
 
 from hansa import __version__, logs
 from hansa.api.change import Upsert
-from hansa.cli import brain, inputs, lab, options, planes, state
+from hansa.cli import brain, inputs, lab, options, planes, screen, state
 from hansa.errors import ConfigError, Fault
 from hansa.explain.defects import Severity
 
@@ -770,12 +770,10 @@ def demo(
     if manifests:
         print(demo_module.cluster_manifests(), end="")
         return
-    demo_module.run(_console(), network=network, build=build)
+    demo_module.run(screen.console(), network=network, build=build)
 
 
 # --- shared by the commands ---
-
-_PIPE_WIDTH = 1000  # columns; more than any row needs
 
 
 def _gather(text: str, config: Config, *, kubeconfig: str, master: str) -> options.Input:
@@ -905,7 +903,7 @@ def _print_documents(data: Any, output: str, *, table: Callable[[Console], None]
         case "yaml":
             print(yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120), end="")
         case "table":
-            table(_console())
+            table(screen.console())
         case _:
             raise ConfigError(Fault("-o", f"{output!r} is no output form", "give table, json or yaml"))
 
@@ -915,10 +913,3 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, _: object) -> bool:
         return True
-
-
-def _console() -> Console:
-    """In a pipe or a file, tables are as wide as their content, as kubectl's are."""
-    from rich.console import Console
-
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)

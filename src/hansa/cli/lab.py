@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hansa.cli.screen import console
 from hansa.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hansa.explain.journey import Told
     from hansa.hns.emulator.vswitch_model import Choose
     from hansa.lab.cluster import Cluster
@@ -58,7 +57,7 @@ def lab_run(
         }
         print(json.dumps(data, indent=2))
     elif output == "table":
-        _console().print(_made_table(cluster))
+        console().print(_made_table(cluster))
         print()
         for line in lines:
             print(line)
@@ -164,13 +163,13 @@ def _preferring(endpoint: str) -> Choose:
 def _print_told(told: Told) -> None:
     from hansa.explain import journey as telling
 
-    console = _console()
+    screen = console()
     print("\n".join(telling.journey_head(told)))
     print()
-    console.print(telling.journey_table(told))
+    screen.print(telling.journey_table(told))
     print()
     for line in telling.journey_end(told):
-        console.print(line, style=telling.end_style(line), markup=False, soft_wrap=True)
+        screen.print(line, style=telling.end_style(line), markup=False, soft_wrap=True)
 
 
 def _made_table(cluster: Cluster) -> Any:
@@ -186,12 +185,3 @@ def _made_table(cluster: Cluster) -> Any:
         table.add_row(node, who, Text(one.what))  # the brackets of an IPv6 frontend are no markup
         previous = (one.node, one.who)
     return table
-
-
-_PIPE_WIDTH = 400  # as wide as the content, as kubectl's tables are
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)

@@ -38,7 +38,7 @@ from tests.guarantees.node import (
 )
 from tests.unit.dataplanes.windows_node import name_of
 
-from hansa.api.change import Change, Upsert
+from hansa.api.change import Change, Delete, Synced, Upsert
 from hansa.api.objects import EndpointSlice, Service, ServicePortSpec, ServiceType, SlicePort
 from hansa.dataplanes.base import HostState
 from hansa.dataplanes.windows.observe import claims_of
@@ -536,7 +536,8 @@ def test_campaign(number: int, seed_: int, tmp_path: Path, record_property: Call
     )
     assert life.struck == set(ErrorClass), "every class of windows-proxy 0.4"
     assert node.emulator.faults.hits > STEPS // 20
-    assert node.guard.calls > 2 * STEPS
+    # A life that chance has drawn may be a quiet one; of the fixed ones it is known that they are not.
+    assert node.guard.calls > (2 if seed_ // 10 == FRESH else 5) * STEPS
     assert life.happened["hns_restarts"]
     assert life.deaths
 
@@ -548,4 +549,5 @@ def test_the_pool_has_what_makes_hns_work() -> None:
     assert len(services) > 100
     assert len({one.external_policy for one in services}) == 2
     assert {family_of(ip) for one in services for ip in one.cluster_ips} == set(IPFamily)
-    assert len({type(one) for one in changes}) >= 3
+    assert {Upsert, Delete} < {type(one) for one in changes}
+    assert any(isinstance(one, Synced) for number in SEEDS for one in pool(number))

@@ -282,7 +282,7 @@ def contradictions(world: World, journey: Journey) -> tuple[str, ...]:
 
 def _contradictions(world: World, journey: Journey) -> Iterator[str]:
     wanted = journey.wanted
-    if isinstance(wanted, Drop | Reject) and journey.works:
+    if isinstance(wanted, Drop | Reject) and journey.endpoint is not None:
         yield f"the rules do not want it anywhere: {wanted.because.value}"
     if isinstance(wanted, NotHandled) and any(_redirected(step) for step in journey.there.steps):
         yield "the rules leave it alone, and a load balancer has led it elsewhere"
@@ -291,8 +291,11 @@ def _contradictions(world: World, journey: Journey) -> Iterator[str]:
     names = ", ".join(str(one) for one in wanted.endpoints)
     end = journey.endpoint
     reached = None if end is None else (end.header.destination, end.header.port)
-    kept = end is not None and end.pod is not None and end.header.destination == journey.ask.header.destination
-    if journey.loss is not None or not (kept or reached in {(one.address, one.port) for one in wanted.endpoints}):
+    if end is not None and end.pod is not None and end.header.destination == journey.ask.header.destination:
+        right = any(one.address in end.pod.addresses for one in wanted.endpoints)  # the destination was preserved
+    else:
+        right = reached in {(one.address, one.port) for one in wanted.endpoints}
+    if journey.loss is not None or not right:
         yield f"the rules want it at one of {names}"
     for step in journey.there.steps:
         if step.place != journey.node or step.hop is None:

@@ -41,12 +41,12 @@ from hansa.net import parse_address
 from hansa.sources import Source
 from hansa.sources.kpng import node as node_api
 from hansa.sources.kpng import shared
+from hansa.sources.kpng.target import DEFAULT_PORT
 from hansa.sources.kpng.wire import globalv1, localv1, nodev1
 
 _logger = logging.getLogger("hansa.brain")
 
 LOCAL, GLOBAL, NODE, BRAIN = "localv1.Sets", "globalv1.Sets", "hansa.node.v1.Node", "hansa.node.v1.Brain"
-DEFAULT_PORT = 12090  # KPNG's
 # Requests that a client may send ahead; each brings a batch, so a client that asks without reading is a broken one.
 QUEUED_REQUESTS = 16
 # How long a batch is worked at before everything else gets its turn; of the processor's time, since on a busy machine

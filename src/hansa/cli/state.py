@@ -56,11 +56,13 @@ def state(
     if output not in FORMS:
         raise ConfigError(Fault("-o", f"{output!r} is no output form", f"give one of {', '.join(FORMS)}"))
     inputs.need_grpc("state")
+    from hansa.sources.kpng.target import GLOBAL, parse_target
+
     if nodes:
         print(asyncio.run(_nodes(source, output)), end="")
         return
     read = options.read_settings(config, settings or [], node).config
-    follows = inputs.is_brain(source) and "api=global" not in source
+    follows = inputs.is_brain(source) and parse_target(source).api != GLOBAL
     if output == "kpng" and (node or follows):
         remedy = "leave --node out; of a brain ask ?api=global"
         raise ConfigError(Fault("-o", "KPNG's file holds a cluster, not what one node sees of it", remedy))

@@ -1,6 +1,7 @@
 """Why is it so? The reasons that services, rules, render and plan have given for an endpoint, frontend, load balancer.
 
 Nothing is decided here again: every line repeats what a stage has said of its own choice, in the order of the stages.
+Only where no frontend is, no stage has said anything: then `decide` is asked.
 Pure; whoever asks brings a pipeline that has made its message and, for Windows, what is wanted and what HNS holds.
 """
 
@@ -358,7 +359,7 @@ def _rule_lines(rule: Rule) -> Iterator[Line]:
         yield Line("rules", f"{name}: {text}" + (f" (if {who} asks)" if len(set(actions.values())) > 1 else ""))
     if rule.source_ranges is not None:
         ranges = ", ".join(str(prefix) for prefix in rule.source_ranges)
-        yield Line("rules", f"{name}: only from {ranges}; others are dropped, source not in loadBalancerSourceRanges")
+        yield Line("rules", f"{name}: only from {ranges}; others are dropped, {Because.SOURCE_RANGE.value}")
 
 
 def _frontend_on_host(situation: Situation, key: FrontendKey) -> Iterator[Line]:

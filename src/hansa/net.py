@@ -110,6 +110,14 @@ def family_of(value: Address | Prefix) -> IPFamily:
     return IPFamily.IPV4 if value.version == 4 else IPFamily.IPV6
 
 
+def parse_protocol(text: str) -> Protocol:
+    """A protocol by its name, in any case. Raises ValueError."""
+    named = {str(protocol): protocol for protocol in Protocol}
+    if text.lower() not in named:
+        raise ValueError(f"{text!r} is no protocol: give one of {', '.join(named)}")
+    return named[text.lower()]
+
+
 def parse_address(text: str) -> Address:
     """Read an IP address; octets with leading zeros are decimal, IPv4-mapped IPv6 is IPv4.
 

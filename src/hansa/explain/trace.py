@@ -15,7 +15,7 @@ from hansa.dataplanes.nftables.objects import Ruleset
 from hansa.dataplanes.nftables.render import render
 from hansa.dataplanes.nftables.trace import End, Fate, SeenPacket, trace, walk
 from hansa.errors import ConfigError, Fault
-from hansa.net import Address, IPFamily, Packet, Protocol, address_port, family_of, parse_address
+from hansa.net import Address, IPFamily, Packet, Protocol, address_port, family_of, parse_address, parse_protocol
 from hansa.pipeline import Pipeline
 from hansa.rules.decide import decide, masqueraded, matching_rule, origin_of
 from hansa.rules.model import Drop, Forward, NotHandled, Origin, Reject, Rule, RuleChanges, Verdict
@@ -28,7 +28,6 @@ _FORM = "SOURCE -> ADDRESS:PORT/tcp, like '10.1.1.5 -> 10.96.0.10:80/tcp' or 'po
 _LINE = re.compile(r"(?P<source>.+?)\s*->\s*(?P<target>\S+)(?:\s+via\s+(?P<interface>\S+))?")
 _TARGET = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]+)(?::(?P<port>\d+))?(?:/(?P<protocol>\w+))?")
 _SERVICE = re.compile(r"svc/(?P<namespace>[^/:]+)/(?P<name>[^/:]+)(?::(?P<port>[^/]+))?(?:/(?P<protocol>\w+))?")
-_PROTOCOLS = {str(protocol): protocol for protocol in Protocol}
 
 
 def read_packet(text: str, pipeline: Pipeline) -> Packet:
@@ -38,16 +37,20 @@ def read_packet(text: str, pipeline: Pipeline) -> Packet:
     `svc/NAMESPACE/NAME[:PORT][/PROTOCOL]` for a Service's ClusterIP, PORT a name or a number; without protocol TCP, or
     the Service's. Names are looked up in `pipeline`, which must have made a message. Raises ConfigError.
     """
+    try:
+        return _packet(text, pipeline)
+    except ValueError as error:  # an address, or a protocol
+        raise _fault(str(error), f"write {_FORM}") from error
+
+
+def _packet(text: str, pipeline: Pipeline) -> Packet:
     match = _LINE.fullmatch(text.strip())
     if match is None:
         raise _fault(f"{text!r} is no packet", f"write {_FORM}")
     source_text, target_text = match["source"], match["target"]
-    family = None if source_text == "node" else family_of(_address(source_text.removeprefix("pod ").strip()))
-    destination, protocol, port = _read_target(target_text, family, pipeline)
-    if source_text == "node":
-        source = _node_address(family_of(destination), pipeline)
-    else:
-        source = _address(source_text.removeprefix("pod ").strip())
+    given = None if source_text == "node" else parse_address(source_text.removeprefix("pod ").strip())
+    destination, protocol, port = _read_target(target_text, None if given is None else family_of(given), pipeline)
+    source = given or _node_address(family_of(destination), pipeline)
     if source.version != destination.version:
         raise _fault(f"{text!r} goes from one address family to the other", "give two addresses of one family")
     return Packet(source, destination, protocol, port, match["interface"])
@@ -55,21 +58,6 @@ def read_packet(text: str, pipeline: Pipeline) -> Packet:
 
 def _fault(text: str, remedy: str) -> ConfigError:
     return ConfigError(Fault("PACKET", text, remedy))
-
-
-def _address(text: str) -> Address:
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise _fault(str(error), f"write {_FORM}") from error
-
-
-def _protocol(text: str | None) -> Protocol | None:
-    if text is None:
-        return None
-    if text.lower() not in _PROTOCOLS:
-        raise _fault(f"{text!r} is no protocol", f"give one of {', '.join(_PROTOCOLS)}")
-    return _PROTOCOLS[text.lower()]
 
 
 def _node_address(family: IPFamily, pipeline: Pipeline) -> Address:
@@ -87,18 +75,18 @@ def _read_target(text: str, family: IPFamily | None, pipeline: Pipeline) -> tupl
     if match is None:
         raise _fault(f"{text!r} is no target", f"write {_FORM}")
     host, port = match["host"], int(match["port"]) if match["port"] else None
-    protocol = _protocol(match["protocol"]) or Protocol.TCP
-    icmp = protocol in (Protocol.ICMP, Protocol.ICMPV6)
-    if (port is None) != icmp or (port is not None and not 0 < port < 1 << 16):
+    protocol = parse_protocol(match["protocol"] or "tcp")
+    if (port is not None) != protocol.has_ports or (port is not None and not 0 < port < 1 << 16):
         raise _fault(f"{text!r} has no port that {protocol} could have", f"write {_FORM}")
     if host == "node":
         return _node_address(family or IPFamily.IPV4, pipeline), protocol, port
-    return _address(host.strip("[]")), protocol, port
+    return parse_address(host.strip("[]")), protocol, port
 
 
 def _service_port(named: re.Match[str], family: IPFamily | None, pipeline: Pipeline) -> ServicePort:
     key = ServiceKey(named["namespace"], named["name"])
-    protocol, wanted = _protocol(named["protocol"]), named["port"]
+    protocol = parse_protocol(named["protocol"]) if named["protocol"] else None
+    wanted = named["port"]
     every = [one.port for one in pipeline.view(key)]
     if not every:
         raise _fault(f"{key} is no Service that is handled here", "see `hansa render`")

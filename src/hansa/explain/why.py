@@ -19,7 +19,7 @@ from hansa.dataplanes.windows.objects import LbRole
 from hansa.dataplanes.windows.ownership import Standing
 from hansa.errors import ConfigError, Fault
 from hansa.hns.schema import HnsLoadBalancer
-from hansa.net import Address, IPFamily, Packet, Protocol, family_of, parse_address
+from hansa.net import Address, IPFamily, Packet, family_of, parse_address, parse_protocol
 from hansa.pipeline import Pipeline
 from hansa.rules.decide import decide
 from hansa.rules.model import Action, Because, Drop, Forward, FrontendKey, Origin, Reject, Rule, RuleChanges
@@ -35,7 +35,6 @@ _FRONTEND = re.compile(
 )
 _SERVICE = re.compile(r"(?:svc/)?(?!svc/)(?P<namespace>[^/\s:]+)/(?P<name>[^/\s:]+)")
 _BALANCER = re.compile(r"load\s*balancer\s+(?P<id>[0-9a-fA-F-]+)")
-_PROTOCOLS = {str(protocol): protocol for protocol in Protocol}
 
 
 class AboutEndpoint(NamedTuple):
@@ -112,9 +111,7 @@ def _service(text: str) -> ServiceKey:
 
 
 def _frontend(match: re.Match[str]) -> FrontendKey:
-    protocol = _PROTOCOLS.get((match["protocol"] or "tcp").lower())
-    if protocol is None:
-        raise ValueError(f"{match['protocol']!r} is no protocol")
+    protocol = parse_protocol(match["protocol"] or "tcp")
     if match["host"] == "node":
         family = IPFamily.IPV6 if match["family"] else IPFamily.IPV4
         return FrontendKey(family, None, protocol, int(match["port"]))

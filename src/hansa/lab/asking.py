@@ -11,7 +11,7 @@ from hansa.errors import ConfigError, Fault
 from hansa.hns.emulator.vswitch_model import Header
 from hansa.lab.model import LabPod
 from hansa.lab.world import FIRST_PORT, Ask, Client, FromNode, FromOutside, FromPod, World
-from hansa.net import Address, Protocol, parse_address
+from hansa.net import Address, Protocol, parse_address, parse_protocol
 
 FORM = "SOURCE -> TARGET, like 'pod/default/client -> svc/kube-system/kube-dns:53/udp'"
 SOURCES = "pod/NAMESPACE/NAME, node/NAME, outside, or an address"
@@ -24,7 +24,6 @@ _TARGET = re.compile(
     r"(?P<what>(?:svc|vip|pod)/[^/:]+/[^/:]+|node/[^/:]+|outside|\[[0-9a-fA-F:.]+\]|[0-9.]+)"
     r"(?::(?P<port>[^/:]+))?(?:/(?P<protocol>[a-zA-Z]\w*))?"
 )
-_PROTOCOLS = {str(protocol): protocol for protocol in Protocol}
 
 
 def read_ask(text: str, world: World, *, source_port: int = FIRST_PORT) -> Ask:
@@ -37,7 +36,10 @@ def read_ask(text: str, world: World, *, source_port: int = FIRST_PORT) -> Ask:
     match = _LINE.fullmatch(text.strip())
     if match is None:
         raise _fault(f"{text!r} is no packet", f"write {FORM}")
-    destination, port, protocol = _target(match["target"], world)
+    try:
+        destination, port, protocol = _target(match["target"], world)
+    except ValueError as error:  # an address, or a protocol
+        raise _fault(str(error), f"give {TARGETS}") from error
     client, source = _client(match["source"], destination, world)
     via = match["via"] or ""
     if via and world.lab.node(via) is None:
@@ -96,12 +98,13 @@ def _target(text: str, world: World) -> tuple[Address, int | None, Protocol]:
     match = _TARGET.fullmatch(text)
     if match is None:
         raise _fault(f"{text!r} is no target", f"give {TARGETS}")
-    what, port, protocol = match["what"], match["port"], _protocol(match["protocol"])
+    what, port = match["what"], match["port"]
+    protocol = parse_protocol(match["protocol"]) if match["protocol"] else None
     if what.startswith(("svc/", "vip/")):
         return _service_target(what, port, protocol, world)
     address = _plain_address(what, world)
     chosen = protocol or Protocol.TCP
-    if (port is None) != (chosen in (Protocol.ICMP, Protocol.ICMPV6)) or (port is not None and not port.isdigit()):
+    if (port is not None) != chosen.has_ports or (port is not None and not port.isdigit()):
         raise _fault(f"{text!r} has no port that {chosen} could have", f"give {TARGETS}")
     return address, None if port is None else int(port), chosen
 
@@ -116,18 +119,7 @@ def _plain_address(what: str, world: World) -> Address:
         return node.addresses[0]
     if what == "outside":
         return world.lab.outside[0]
-    try:
-        return parse_address(what.strip("[]"))
-    except ValueError as error:
-        raise _fault(str(error), f"give {TARGETS}") from error
-
-
-def _protocol(text: str | None) -> Protocol | None:
-    if text is None:
-        return None
-    if text.lower() not in _PROTOCOLS:
-        raise _fault(f"{text!r} is no protocol", f"give one of {', '.join(_PROTOCOLS)}")
-    return _PROTOCOLS[text.lower()]
+    return parse_address(what.strip("[]"))
 
 
 def _service_target(

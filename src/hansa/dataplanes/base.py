@@ -58,7 +58,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one change. error: the host's own words and code, "" if done. attempts counts host verbs."""
+    """What became of one change. error: the host's own words and code, "" if done."""
 
     change: Change
     outcome: Outcome
